@@ -1,0 +1,223 @@
+//! Entries in stored order into trees: pieces, lists, folders, from the leaves to the root.
+//!
+//! Takes what the walk found in its order and waits where a file is still being read. Knows nothing of the live tree.
+
+use crate::{
+    archive::content::{Failure, ReadFile},
+    blobs::writer::Filler,
+    error::{Error, Result},
+    repo::{
+        snapshot::{Counts, MAX_PROBLEMS, Problem},
+        tree::{Content, Entry, Node, PieceCutter, Run, Stat, encode_piece, encode_stats, fold},
+    },
+};
+use std::{
+    io,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+};
+
+/// A file's content, read by another thread.
+pub type Outcome = Result<Arc<ReadFile>, Arc<Failure>>;
+
+/// Files that one thread reads together; their outcomes are there once all of them are.
+#[derive(Debug, Default)]
+pub struct Batch {
+    outcomes: Mutex<Option<Vec<Outcome>>>,
+    ready: Condvar,
+}
+
+impl Batch {
+    /// Tells the outcomes to whoever waits.
+    pub fn finish(&self, outcomes: Vec<Outcome>) {
+        *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcomes);
+        self.ready.notify_all();
+    }
+
+    /// Waits for the outcome of the file at a position.
+    fn wait(&self, position: usize) -> Option<Outcome> {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match outcomes.as_ref() {
+                Some(outcomes) => return outcomes.get(position).cloned(),
+                None => outcomes = self.ready.wait(outcomes).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// What the walk tells, in stored order.
+#[derive(Debug)]
+pub enum Item {
+    /// A folder begins.
+    Open,
+    /// An entry that is complete.
+    Whole(Entry, Stat),
+    /// A file that is being read: its name, its link, where its outcome will be, and its path.
+    Reading {
+        /// The entry's name.
+        name: Vec<u8>,
+        /// Shared by all names of its inode.
+        link: Option<u64>,
+        /// Where the outcome will be.
+        batch: Arc<Batch>,
+        /// Which of the batch's files it is.
+        position: usize,
+        /// Its path, for a problem.
+        path: Vec<u8>,
+    },
+    /// The folder that was opened last ends; it is this entry, whose content is yet to be filled in.
+    Close(Entry, Stat),
+    /// Something could not be captured.
+    Problem(Problem),
+}
+
+/// The root of a finished tree and what was counted on the way.
+#[derive(Debug)]
+pub struct Assembled {
+    /// The root folder.
+    pub root: Entry,
+    /// Its stats.
+    pub root_stat: Stat,
+    /// What was counted.
+    pub counts: Counts,
+    /// What could not be captured, the first thousand.
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Default)]
+struct Folder {
+    cutter: PieceCutter,
+    entries: Vec<Entry>,
+    stats: Vec<Stat>,
+    pieces: Vec<Run>,
+    stat_pieces: Vec<Run>,
+}
+
+/// Makes trees of entries.
+pub struct Assembler<'a> {
+    trees: Filler,
+    open: Vec<Folder>,
+    counts: Counts,
+    problems: Vec<Problem>,
+    tell: &'a (dyn Fn(&Problem) + Sync),
+    trust: &'a (dyn Fn(&ReadFile) -> Stat + Sync),
+}
+
+impl<'a> Assembler<'a> {
+    /// Makes trees that go into `trees`. Problems are told as they are met; `trust` says what of a file's inode may be
+    /// relied on the next time.
+    pub fn new(
+        trees: Filler,
+        tell: &'a (dyn Fn(&Problem) + Sync),
+        trust: &'a (dyn Fn(&ReadFile) -> Stat + Sync),
+    ) -> Self {
+        Self { trees, open: Vec::new(), counts: Counts::default(), problems: Vec::new(), tell, trust }
+    }
+
+    /// Takes every item. The last one closes the root, which is returned.
+    ///
+    /// # Errors
+    /// `Interrupted` where the items end before the root is closed, and those of writing.
+    pub fn run(mut self, items: impl IntoIterator<Item = Item>) -> Result<Assembled> {
+        for item in items {
+            match item {
+                Item::Open => self.open.push(Folder::default()),
+                Item::Whole(entry, stat) => self.push(entry, stat)?,
+                Item::Reading { name, link, batch, position, path } => self.read(name, link, &batch, position, path)?,
+                Item::Problem(problem) => self.problem(problem),
+                Item::Close(entry, stat) => {
+                    let (entry, stat) = self.close(entry, stat)?;
+                    self.counts.folders += 1;
+                    if self.open.is_empty() {
+                        self.trees.flush()?;
+                        return Ok(Assembled {
+                            root: entry,
+                            root_stat: stat,
+                            counts: self.counts,
+                            problems: self.problems,
+                        });
+                    }
+                    self.put(entry, stat)?;
+                }
+            }
+        }
+        Err(Error::Interrupted)
+    }
+
+    fn read(&mut self, name: Vec<u8>, link: Option<u64>, batch: &Batch, position: usize, path: Vec<u8>) -> Result<()> {
+        match batch.wait(position).ok_or(Error::Refused)? {
+            Ok(file) => {
+                self.counts.files_read += 1;
+                if file.unsteady {
+                    let cause = io::Error::other("it changed each time it was read; what was read last is kept");
+                    self.problem(Problem { path, verb: "read".into(), cause: cause.to_string() });
+                }
+                let node = Node::File { size_bytes: file.size_bytes, content: file.content.clone() };
+                let entry = Entry { name, metadata: file.metadata.clone(), node, link };
+                self.push(entry, (self.trust)(&file))
+            }
+            Err(failure) => match failure.as_ref() {
+                Failure::File(verb, cause) => {
+                    self.problem(Problem { path, verb: (*verb).into(), cause: cause.to_string() });
+                    Ok(())
+                }
+                Failure::Whole(Error::Interrupted) => Err(Error::Interrupted),
+                Failure::Whole(_) => Err(Error::Refused),
+            },
+        }
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        (self.tell)(&problem);
+        self.counts.problems += 1;
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        }
+    }
+
+    fn push(&mut self, entry: Entry, stat: Stat) -> Result<()> {
+        match &entry.node {
+            Node::File { size_bytes, .. } => {
+                self.counts.files += 1;
+                self.counts.bytes += size_bytes;
+            }
+            _ => self.counts.others += 1,
+        }
+        self.put(entry, stat)
+    }
+
+    fn put(&mut self, entry: Entry, stat: Stat) -> Result<()> {
+        let Some(folder) = self.open.last_mut() else { return Err(Error::Refused) };
+        let ends = folder.cutter.ends_after(&entry);
+        folder.entries.push(entry);
+        folder.stats.push(stat);
+        if ends { end_piece(folder, &mut self.trees) } else { Ok(()) }
+    }
+
+    fn close(&mut self, mut entry: Entry, mut stat: Stat) -> Result<(Entry, Stat)> {
+        let mut folder = self.open.pop().ok_or(Error::Refused)?;
+        end_piece(&mut folder, &mut self.trees)?;
+        let content = self.fold(folder.pieces)?;
+        stat.folder = Some(self.fold(folder.stat_pieces)?);
+        entry.node = Node::Folder { content };
+        Ok((entry, stat))
+    }
+
+    fn fold(&mut self, runs: Vec<Run>) -> Result<Content> {
+        fold(runs, |list| self.trees.put(list))
+    }
+}
+
+/// Ends the piece under way and the stats beside it.
+fn end_piece(folder: &mut Folder, trees: &mut Filler) -> Result<()> {
+    if folder.entries.is_empty() {
+        return Ok(());
+    }
+    let mut put =
+        |bytes: Vec<u8>| Ok::<_, Error>(Run::Data { id: trees.put(&bytes)?, length_bytes: bytes.len() as u64 });
+    folder.pieces.push(put(encode_piece(&folder.entries))?);
+    folder.stat_pieces.push(put(encode_stats(&folder.stats))?);
+    folder.entries.clear();
+    folder.stats.clear();
+    Ok(())
+}

@@ -1,0 +1,446 @@
+//! Files of the target filled with their bytes: every frame read and opened once, in the order of the medium.
+//!
+//! Works on one window of files at a time. A file that does not exist yet is made under its own name; one that differs is
+//! written beside and renamed; a large one is changed in place, block by block. No byte is written that was not verified.
+
+use crate::{
+    archive::{
+        live::{self, Folder, Opener},
+        metadata::{self, ApplyOptions, Handle, Owners},
+    },
+    blobs::{index::Place, reader::Reader},
+    error::{Error, Result},
+    id::BlobId,
+    progress::{Event, Progress},
+    repo::tree::Metadata,
+};
+use rustix::fs::FallocateFlags;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::FileExt,
+    },
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+/// Files longer than this, with one name, are changed in place.
+pub const IN_PLACE_BYTES: u64 = 64 << 20;
+
+/// How a file gets its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It does not exist: it is made under its own name.
+    Create,
+    /// Something is there; its content is compared, and where it differs the file is written beside and renamed.
+    Compare,
+    /// Something is there that is no regular file, or of another size: it is written beside and renamed.
+    Replace,
+    /// It is large and has one name: the blocks that differ are written over.
+    InPlace,
+    /// Its content is taken to be the same: only its metadata is put back.
+    Keep,
+}
+
+/// A stretch of a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece {
+    /// Where in the file, in bytes.
+    pub offset_bytes: u64,
+    /// How long, in bytes.
+    pub length_bytes: u64,
+    /// The blob that holds it; nothing for a hole.
+    pub id: Option<BlobId>,
+}
+
+/// A file to be filled.
+#[derive(Debug)]
+pub struct FileTask {
+    /// The folder that it is in.
+    pub folder: Arc<Folder>,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What it gets in the end.
+    pub metadata: Metadata,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// Its content.
+    pub pieces: Vec<Piece>,
+    /// How it gets its bytes.
+    pub way: Way,
+    state: Mutex<State>,
+    needed: OnceLock<Vec<usize>>,
+    missing: AtomicUsize,
+    failed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    file: Option<File>,
+    begun: bool,
+}
+
+impl FileTask {
+    /// A file to be filled.
+    pub fn new(
+        folder: Arc<Folder>,
+        name: Vec<u8>,
+        metadata: Metadata,
+        size_bytes: u64,
+        pieces: Vec<Piece>,
+        way: Way,
+    ) -> Self {
+        let (state, needed) = (Mutex::default(), OnceLock::new());
+        let (missing, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { folder, name, metadata, size_bytes, pieces, way, state, needed, missing, failed }
+    }
+
+    fn path(&self) -> Vec<u8> {
+        self.folder.path_of(&self.name)
+    }
+
+    /// The name that is written to.
+    fn written_name(&self) -> Vec<u8> {
+        match self.way {
+            Way::Compare | Way::Replace => live::unfinished_name(&self.name),
+            Way::Create | Way::InPlace | Way::Keep => self.name.clone(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was done, counted by many threads.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Files written.
+    pub files: AtomicU64,
+    /// Files that were the same already.
+    pub same: AtomicU64,
+    /// Bytes of content written.
+    pub bytes: AtomicU64,
+    /// Entries that could not be restored, or not exactly.
+    pub problems: AtomicU64,
+}
+
+impl Tally {
+    /// Adds to a counter.
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// Fills files.
+#[derive(Debug)]
+pub struct Filling<'a> {
+    /// The root of the target.
+    pub root: BorrowedFd<'a>,
+    /// Where the bytes come from.
+    pub reader: &'a Reader,
+    /// Names of owners.
+    pub owners: &'a Owners,
+    /// Owners by name.
+    pub by_name: bool,
+    /// How many threads.
+    pub threads: usize,
+    /// What was done.
+    pub tally: &'a Tally,
+}
+
+/// Which pieces of which files one frame fills: task, piece, and place of the blob.
+type Group = (u32, Vec<(usize, usize, Place)>);
+
+impl Filling<'_> {
+    /// Fills a window of files. A file that cannot be filled is a problem and the others go on.
+    ///
+    /// # Errors
+    /// `Interrupted`, and storage errors that are no damage.
+    pub fn fill(&self, tasks: &[FileTask], progress: &dyn Progress) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        self.on_threads(|opener| {
+            while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                check_stop(progress)?;
+                self.prepare(opener, task, progress);
+            }
+            Ok(())
+        })?;
+        let groups = self.group(tasks, progress);
+        let next = AtomicUsize::new(0);
+        self.on_threads(|opener| {
+            while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                check_stop(progress)?;
+                self.fill_from_frame(opener, tasks, group, progress)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Runs the same work on every thread and returns the first error.
+    fn on_threads(&self, work: impl Fn(&mut Opener<'_>) -> Result<()> + Sync) -> Result<()> {
+        std::thread::scope(|scope| {
+            let spawn = |_| scope.spawn(|| work(&mut Opener::new(self.root)));
+            let threads: Vec<_> = (0..self.threads.max(1)).map(spawn).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| Error::Refused)?)
+        })
+    }
+
+    /// Finds out which pieces are needed; a file that needs none is finished at once.
+    fn prepare(&self, opener: &mut Opener<'_>, task: &FileTask, progress: &dyn Progress) {
+        let needed = match task.way {
+            Way::Keep => Ok(Vec::new()),
+            Way::Create | Way::Replace => Ok(all_pieces(task)),
+            Way::Compare | Way::InPlace => self.differing(opener, task),
+        };
+        let done = needed.and_then(|needed| {
+            if needed.is_empty() && !matches!(task.way, Way::Create | Way::Replace) {
+                return self.finish_same(opener, task, progress);
+            }
+            let has_data = |n: &usize| task.pieces.get(*n).is_some_and(|p| p.id.is_some());
+            let needed: Vec<usize> = needed.into_iter().filter(has_data).collect();
+            if needed.is_empty() {
+                return self.finish(opener, task, progress);
+            }
+            task.missing.store(needed.len(), Ordering::Release);
+            task.needed.get_or_init(|| needed);
+            Ok(())
+        });
+        if let Err(e) = done {
+            self.fail(opener, task, "restore", &e, progress);
+        }
+    }
+
+    /// The pieces in which a live file differs. A file that has to be written beside differs in all or in none.
+    fn differing(&self, opener: &mut Opener<'_>, task: &FileTask) -> io::Result<Vec<usize>> {
+        let folder = opener.open(&task.folder)?;
+        let file = File::from(live::open_to_write(folder.as_fd(), &task.name)?);
+        let in_place = task.way == Way::InPlace;
+        let mut needed = Vec::new();
+        let mut buffer = Vec::new();
+        for (number, piece) in task.pieces.iter().enumerate() {
+            if !self.reader.holds_at(&file, piece.offset_bytes, piece.length_bytes, piece.id.as_ref(), &mut buffer)? {
+                if !in_place {
+                    return Ok(all_pieces(task));
+                }
+                needed.push(number);
+            }
+        }
+        if file.metadata()?.len() != task.size_bytes {
+            if !in_place {
+                return Ok(all_pieces(task));
+            }
+            file.set_len(task.size_bytes)?;
+        }
+        if in_place {
+            let holes = needed.iter().filter_map(|n| task.pieces.get(*n)).filter(|p| p.id.is_none());
+            for hole in holes {
+                make_hole(&file, hole)?;
+            }
+            needed.retain(|n| task.pieces.get(*n).is_some_and(|p| p.id.is_some()));
+        }
+        Ok(needed)
+    }
+
+    /// Sorts the pieces that are missing by frame, in the order of the medium.
+    fn group(&self, tasks: &[FileTask], progress: &dyn Progress) -> Vec<Group> {
+        let mut groups = BTreeMap::<u32, Vec<(usize, usize, Place)>>::new();
+        for (number, task) in tasks.iter().enumerate() {
+            for piece_number in task.needed.get().into_iter().flatten() {
+                let Some(id) = task.pieces.get(*piece_number).and_then(|p| p.id.as_ref()) else { continue };
+                let index = self.reader.index();
+                let places = index.places(id);
+                let best = places.iter().find(|p| index.is_healthy(p.frame)).or(places.first());
+                match best {
+                    Some(place) => groups.entry(place.frame).or_default().push((number, *piece_number, *place)),
+                    None => {
+                        let missing = Error::Missing { what: format!("blob {id}") };
+                        self.fail(&mut Opener::new(self.root), task, "restore", &io::Error::other(missing), progress);
+                        break;
+                    }
+                }
+            }
+        }
+        groups.into_iter().collect()
+    }
+
+    fn fill_from_frame(
+        &self,
+        opener: &mut Opener<'_>,
+        tasks: &[FileTask],
+        (frame, items): &Group,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let opened = match self.reader.frame(*frame) {
+            Err(e) if !e.is_damage() => return Err(e),
+            opened => opened,
+        };
+        for (number, piece_number, place) in items {
+            let Some(task) = tasks.get(*number).filter(|t| !t.failed.load(Ordering::Acquire)) else { continue };
+            let Some((piece, id)) = task.pieces.get(*piece_number).and_then(|p| Some((p, p.id.as_ref()?))) else {
+                continue;
+            };
+            let direct = opened.as_ref().ok().and_then(|frame| self.reader.verified(frame, *place, id).ok());
+            let elsewhere = match direct {
+                Some(_) => Vec::new(),
+                None => match self.reader.blob(id) {
+                    Ok(bytes) => bytes,
+                    Err(e) if e.is_damage() => {
+                        self.fail(opener, task, "restore", &io::Error::other(e), progress);
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                },
+            };
+            let bytes = direct.unwrap_or(&elsewhere);
+            if let Err(e) = self.write(opener, task, piece, bytes, progress) {
+                if let Some(13) = fatal(&e) {
+                    return Err(Error::file("write", metadata::bytes_path(&task.path()), e));
+                }
+                self.fail(opener, task, "write", &e, progress);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        opener: &mut Opener<'_>,
+        task: &FileTask,
+        piece: &Piece,
+        bytes: &[u8],
+        progress: &dyn Progress,
+    ) -> io::Result<()> {
+        if bytes.len() as u64 != piece.length_bytes {
+            return Err(io::Error::other("a blob is not as long as the file's list says"));
+        }
+        self.with_file(opener, task, |file| file.write_all_at(bytes, piece.offset_bytes))?;
+        Tally::add(&self.tally.bytes, piece.length_bytes);
+        progress.tell(Event::Done { entries: 0, bytes: piece.length_bytes });
+        if task.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.finish(opener, task, progress)?;
+        } else {
+            // Kept open only while it is written to: a window may hold many files that wait for a second frame.
+            task.state().file = None;
+        }
+        Ok(())
+    }
+
+    /// Does something with a file, which is made or opened for it.
+    fn with_file(
+        &self,
+        opener: &mut Opener<'_>,
+        task: &FileTask,
+        work: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut state = task.state();
+        if state.file.is_none() {
+            let folder = opener.open(&task.folder)?;
+            let name = task.written_name();
+            let file = if state.begun || task.way == Way::InPlace {
+                File::from(live::open_to_write(folder.as_fd(), &name)?)
+            } else {
+                let file = match live::create_file(folder.as_fd(), &name) {
+                    // What an interrupted restore has left.
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists && name != task.name => {
+                        rustix::fs::unlinkat(folder.as_fd(), name.as_slice(), rustix::fs::AtFlags::empty())?;
+                        live::create_file(folder.as_fd(), &name)
+                    }
+                    created => created,
+                };
+                let file = File::from(file?);
+                if task.pieces.len() != 1 || task.pieces.iter().any(|p| p.id.is_none()) {
+                    file.set_len(task.size_bytes)?;
+                }
+                file
+            };
+            state.begun = true;
+            state.file = Some(file);
+        }
+        state.file.as_ref().map_or(Ok(()), work)
+    }
+
+    /// The file has all its bytes: metadata, then its name.
+    fn finish(&self, opener: &mut Opener<'_>, task: &FileTask, progress: &dyn Progress) -> io::Result<()> {
+        self.with_file(opener, task, |file| {
+            self.apply(task, file, progress);
+            Ok(())
+        })?;
+        task.state().file = None;
+        let written = task.written_name();
+        if written != task.name {
+            live::rename_over(opener.open(&task.folder)?.as_fd(), &written, &task.name)?;
+        }
+        Tally::add(&self.tally.files, 1);
+        progress.tell(Event::Done { entries: 1, bytes: 0 });
+        Ok(())
+    }
+
+    fn finish_same(&self, opener: &mut Opener<'_>, task: &FileTask, progress: &dyn Progress) -> io::Result<()> {
+        let folder = opener.open(&task.folder)?;
+        let file = File::from(live::open_to_write(folder.as_fd(), &task.name)?);
+        self.apply(task, &file, progress);
+        Tally::add(&self.tally.same, 1);
+        progress.tell(Event::Done { entries: 1, bytes: task.size_bytes });
+        Ok(())
+    }
+
+    fn apply(&self, task: &FileTask, file: &File, progress: &dyn Progress) {
+        let options = ApplyOptions { by_name: self.by_name, is_symlink: false };
+        let shortfalls = metadata::apply(Handle::Open(file.as_fd()), &task.metadata, self.owners, options);
+        Tally::add(&self.tally.problems, u64::from(!shortfalls.is_empty()));
+        for (verb, cause) in shortfalls {
+            progress.tell(Event::Problem { path: &task.path(), verb: &verb, cause: &cause });
+        }
+    }
+
+    /// Gives a file up: what was written of it goes, what was there before stays.
+    fn fail(&self, opener: &mut Opener<'_>, task: &FileTask, verb: &str, cause: &io::Error, progress: &dyn Progress) {
+        if task.failed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut state = task.state();
+        state.file = None;
+        let ours = state.begun && task.way != Way::InPlace && task.way != Way::Keep;
+        if let (true, Ok(folder)) = (ours, opener.open(&task.folder)) {
+            let _ = rustix::fs::unlinkat(folder.as_fd(), task.written_name().as_slice(), rustix::fs::AtFlags::empty());
+        }
+        Tally::add(&self.tally.problems, 1);
+        progress.tell(Event::Problem { path: &task.path(), verb, cause });
+    }
+}
+
+fn all_pieces(task: &FileTask) -> Vec<usize> {
+    (0..task.pieces.len()).collect()
+}
+
+fn check_stop(progress: &dyn Progress) -> Result<()> {
+    if progress.stop_wanted() { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// Whether going on with other files makes no sense, and the exit code for it.
+fn fatal(e: &io::Error) -> Option<u8> {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(e), Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::NODEV)).then_some(13)
+}
+
+/// Makes a stretch of a file zeros, without room where the file system can.
+fn make_hole(file: &File, hole: &Piece) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if rustix::fs::fallocate(file, flags, hole.offset_bytes, hole.length_bytes).is_ok() {
+        return Ok(());
+    }
+    let zeros = vec![0; 1 << 20];
+    let (mut at, end) = (hole.offset_bytes, hole.offset_bytes + hole.length_bytes);
+    while at < end {
+        let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(zeros.len());
+        file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
+        at += length as u64;
+    }
+    Ok(())
+}

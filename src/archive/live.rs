@@ -1,0 +1,293 @@
+//! Live folders by descriptor: opened, listed, walked into; entries made, replaced and removed in them.
+//!
+//! Nothing here follows a link or takes a long path: a folder is opened one name at a time from a root on, so that no
+//! snapshot, whatever it says, reaches outside of the target. Knows nothing of blobs.
+use crate::archive::metadata::{self, Handle};
+use lru::LruCache;
+use rustix::{
+    fs::{AtFlags, Dev, FileType, Mode, OFlags, Stat},
+    io::Errno,
+};
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    rc::Rc,
+    sync::Arc,
+};
+
+/// How many folders a thread keeps open.
+const OPEN_FOLDERS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// How the names of files that are not finished begin.
+const UNFINISHED: &str = ".xsnap-";
+
+/// A folder of the target, by its way from the root of the target.
+#[derive(Debug)]
+pub struct Folder {
+    parent: Option<Arc<Folder>>,
+    name: Vec<u8>,
+}
+
+impl Folder {
+    /// The root of the target.
+    pub fn root() -> Arc<Self> {
+        Arc::new(Self { parent: None, name: Vec::new() })
+    }
+
+    /// A folder in this one.
+    pub fn child(self: &Arc<Self>, name: &[u8]) -> Arc<Self> {
+        Arc::new(Self { parent: Some(Arc::clone(self)), name: name.to_vec() })
+    }
+
+    /// The folder that this one is in, and its name there; nothing for the root.
+    pub fn place(&self) -> Option<(&Arc<Self>, &[u8])> {
+        self.parent.as_ref().map(|parent| (parent, self.name.as_slice()))
+    }
+
+    /// The path of a name in this folder, from the root of the target on, with a leading `/`.
+    pub fn path_of(&self, name: &[u8]) -> Vec<u8> {
+        let (mut names, mut at) = (vec![name], self);
+        while let Some((parent, name)) = at.place() {
+            names.push(name);
+            at = parent;
+        }
+        names.iter().rev().filter(|name| !name.is_empty()).flat_map(|name| [b"/", *name].concat()).collect()
+    }
+}
+
+impl Drop for Folder {
+    /// One after the other, for a chain of many thousand folders would overflow the stack.
+    fn drop(&mut self) {
+        let mut next = self.parent.take();
+        while let Some(mut folder) = next.and_then(Arc::into_inner) {
+            next = folder.parent.take();
+        }
+    }
+}
+
+/// Opens folders of the target; one for each thread, for it keeps the last ones open.
+#[derive(Debug)]
+pub struct Opener<'a> {
+    root: BorrowedFd<'a>,
+    open: LruCache<*const Folder, (Arc<Folder>, Rc<OwnedFd>)>,
+}
+
+/// An open folder: the root of the target, or one below it.
+#[derive(Debug, Clone)]
+pub enum OpenFolder<'a> {
+    /// The root.
+    Root(BorrowedFd<'a>),
+    /// Another one.
+    Below(Rc<OwnedFd>),
+}
+
+impl AsFd for OpenFolder<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Root(fd) => *fd,
+            Self::Below(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl<'a> Opener<'a> {
+    /// Opens folders below an open root.
+    pub fn new(root: BorrowedFd<'a>) -> Self {
+        Self { root, open: LruCache::new(OPEN_FOLDERS) }
+    }
+
+    /// Opens a folder, from the nearest one on the way that is still open.
+    ///
+    /// # Errors
+    /// The file system's own; `ELOOP` or `ENOTDIR` where something else is in the way.
+    pub fn open(&mut self, folder: &Arc<Folder>) -> io::Result<OpenFolder<'a>> {
+        let (mut closed, mut at) = (Vec::new(), folder);
+        let mut open = loop {
+            if let Some((_, fd)) = self.open.get(&Arc::as_ptr(at)) {
+                break OpenFolder::Below(Rc::clone(fd));
+            }
+            match at.place() {
+                None => break OpenFolder::Root(self.root),
+                Some((parent, _)) => {
+                    closed.push(at);
+                    at = parent;
+                }
+            }
+        };
+        for folder in closed.into_iter().rev() {
+            let fd = Rc::new(open_folder(open.as_fd(), &folder.name)?);
+            self.open.put(Arc::as_ptr(folder), (Arc::clone(folder), Rc::clone(&fd)));
+            open = OpenFolder::Below(fd);
+        }
+        Ok(open)
+    }
+}
+
+/// Opens a folder in an open one, following nothing.
+///
+/// # Errors
+/// The file system's own; `ENOTDIR` where it is something else.
+pub fn open_folder(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
+}
+
+/// Looks at a name in an open folder; nothing where it does not exist.
+///
+/// # Errors
+/// The file system's own.
+pub fn look(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Stat>> {
+    match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What kind of thing a stat is of.
+pub fn kind_of(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// The name under which the file of a name is written until it is finished. Always the same, so that whoever goes on
+/// after an interruption finds it.
+pub fn unfinished_name(name: &[u8]) -> Vec<u8> {
+    format!("{UNFINISHED}{}", blake3::hash(name).to_hex().get(..24).unwrap_or_default()).into_bytes()
+}
+
+/// Whether a name is one that `unfinished_name` makes.
+pub fn is_unfinished(name: &[u8]) -> bool {
+    name.starts_with(UNFINISHED.as_bytes()) && name.len() == UNFINISHED.len() + 24
+}
+
+/// Makes a folder that only its owner can enter, until it gets its own metadata.
+///
+/// # Errors
+/// The file system's own.
+pub fn make_folder(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::mkdirat(folder, name, Mode::RWXU)?)
+}
+
+/// Creates a file that must not exist, readable to its owner only.
+///
+/// # Errors
+/// The file system's own.
+pub fn create_file(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// Opens a file that exists for reading and writing, following nothing.
+///
+/// # Errors
+/// The file system's own.
+pub fn open_to_write(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
+}
+
+/// Moves a finished file to its name, over whatever but a folder is there.
+///
+/// # Errors
+/// The file system's own.
+pub fn rename_over(folder: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::renameat(folder, from, folder, to)?)
+}
+
+/// Something without content that is made in one call.
+#[derive(Debug, Clone, Copy)]
+pub enum Special<'a> {
+    /// A symbolic link to a target.
+    Symlink(&'a [u8]),
+    /// A device, pipe or socket.
+    Node(FileType, Dev),
+}
+
+impl Special<'_> {
+    /// Makes it under a name that must not exist.
+    ///
+    /// # Errors
+    /// The file system's own.
+    pub fn make(self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Symlink(target) => rustix::fs::symlinkat(target, folder, name)?,
+            Self::Node(kind, device) => rustix::fs::mknodat(folder, name, kind, Mode::RUSR | Mode::WUSR, device)?,
+        }
+        Ok(())
+    }
+
+    /// Whether this is what stands under a name already.
+    pub fn is_at(self, folder: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> bool {
+        match self {
+            Self::Symlink(target) => {
+                kind_of(stat) == FileType::Symlink && metadata::read_link(folder, name).is_ok_and(|t| t == target)
+            }
+            Self::Node(kind, device) => {
+                let has_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
+                kind_of(stat) == kind && (!has_device || stat.st_rdev == device)
+            }
+        }
+    }
+
+    /// Puts owner, mode, attributes and time on it.
+    pub fn handle<'a>(self, folder: BorrowedFd<'a>, name: &'a [u8]) -> Handle<'a> {
+        Handle::At(folder, name)
+    }
+}
+
+/// Removes whatever stands under a name, a folder with everything in it, but nothing on another file system.
+/// Returns how many entries went.
+///
+/// # Errors
+/// The file system's own; what has been removed until then stays removed.
+pub fn remove(folder: BorrowedFd<'_>, name: &[u8], device: u64) -> io::Result<u64> {
+    let mut open: Vec<(OwnedFd, Vec<Vec<u8>>, Vec<u8>)> = Vec::new();
+    let (mut removed, mut next) = (0, Some(name.to_vec()));
+    loop {
+        let at = open.last().map_or(folder, |(fd, _, _)| fd.as_fd());
+        if let Some(name) = next.take() {
+            let Some(stat) = look(at, &name)? else { continue };
+            if kind_of(&stat) != FileType::Directory {
+                rustix::fs::unlinkat(at, name.as_slice(), AtFlags::empty())?;
+                removed += 1;
+            } else if stat.st_dev != device {
+                return Err(io::Error::other("another file system is mounted there"));
+            } else {
+                let fd = open_folder(at, &name)?;
+                let names = names_of(fd.as_fd())?;
+                open.push((fd, names, name));
+            }
+        } else if let Some((_, names, _)) = open.last_mut() {
+            next = names.pop();
+            if next.is_none() {
+                let Some((fd, _, name)) = open.pop() else { return Ok(removed) };
+                drop(fd);
+                let at = open.last().map_or(folder, |(fd, _, _)| fd.as_fd());
+                rustix::fs::unlinkat(at, name.as_slice(), AtFlags::REMOVEDIR)?;
+                removed += 1;
+            }
+        } else {
+            return Ok(removed);
+        }
+    }
+}
+
+/// Names in an open folder, in the file system's order.
+///
+/// # Errors
+/// The file system's own.
+pub fn names_of(folder: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    let mut buffer = vec![std::mem::MaybeUninit::uninit(); 64 << 10];
+    // A descriptor of its own, for reading a folder moves the descriptor.
+    let fresh = open_folder(folder, b".")?;
+    let mut listed = rustix::fs::RawDir::new(fresh, &mut buffer);
+    while let Some(entry) = listed.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,517 @@
+//! The live tree in stored order, compared with the parent snapshot as it goes.
+//!
+//! One thread walks; what has not changed since the parent is passed on whole, files that have are handed out to be read
+//! in batches. Folders are opened by descriptor, one name at a time, so that no path is too long and no link is followed.
+
+use crate::{
+    archive::{
+        assemble::{Batch, Item, Outcome},
+        content::{Failure, now, open_file},
+        filter::{CACHE_TAG_NAME, CACHE_TAG_START, Patterns},
+        live::names_of,
+        metadata::{self, Handle, Owners},
+    },
+    blobs::reader::Reader,
+    error::{Error, Result},
+    progress::{Event, Progress},
+    repo::{
+        listing::{Listing, listing, runs},
+        snapshot::Problem,
+        tree::{Content, Entry, Metadata, Node, Run, Stat, Time, Xattrs},
+    },
+};
+use crossbeam_channel::Sender;
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags},
+    io::Errno,
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    iter::Peekable,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+    vec,
+};
+
+/// File systems stamp times in grains; FAT's, of two seconds, is the coarsest. A file that was changed within a grain of
+/// being read may change once more without showing it, so its times are not trusted the next time.
+const GRAIN_SECONDS: i64 = 2;
+/// A batch is handed out once it holds this many bytes, files or folders, or this many items were told since it began.
+const BATCH_BYTES: u64 = 1 << 20;
+const BATCH_FILES: usize = 128;
+const BATCH_FOLDERS: usize = 16;
+const BATCH_ITEMS: usize = 1024;
+/// How many items the queue from the walk to the trees holds: more than a batch waits for, or both would wait.
+pub const QUEUE_ITEMS: usize = 4 * BATCH_ITEMS;
+
+/// What of an inode may be relied on the next time, if it was looked at then.
+pub fn trusted(stat: &rustix::fs::Stat, looked: Time) -> Stat {
+    let ctime = metadata::ctime(stat);
+    let settled = ctime.seconds.saturating_add(GRAIN_SECONDS) < looked.seconds;
+    Stat { ctime: settled.then_some(ctime), inode: stat.st_ino, device: stat.st_dev, folder: None }
+}
+
+/// Which folders lead to the sources.
+#[derive(Debug)]
+pub enum Plan {
+    /// Everything from here on is wanted.
+    Source,
+    /// Only these names are.
+    Through(BTreeMap<Vec<u8>, Plan>),
+}
+
+impl Plan {
+    /// The plan for absolute paths without `.`, `..` or links on the way.
+    pub fn new<'a>(sources: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut root = Self::Through(BTreeMap::new());
+        for source in sources {
+            let mut at = &mut root;
+            for name in source.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
+                match at {
+                    Self::Source => break,
+                    Self::Through(names) => at = names.entry(name.to_vec()).or_insert(Self::Through(BTreeMap::new())),
+                }
+            }
+            *at = Self::Source;
+        }
+        root
+    }
+}
+
+/// What is walked, and how.
+#[derive(Debug)]
+pub struct WalkOptions<'a> {
+    /// What is left out.
+    pub exclude: &'a Patterns,
+    /// Leave the contents of tagged caches out.
+    pub exclude_caches: bool,
+    /// Stay on the file system of each source.
+    pub one_file_system: bool,
+    /// Read every file, whatever its times say.
+    pub read_all: bool,
+    /// Folders, by device and inode, whose contents are left out: the repository itself.
+    pub skip: &'a [(u64, u64)],
+}
+
+/// Files to be read by one thread. Dropped before it is finished, it says so to whoever waits.
+pub struct Job {
+    batch: Arc<Batch>,
+    /// Folder and name of each file.
+    pub files: Vec<(Arc<OwnedFd>, Vec<u8>)>,
+}
+
+impl Job {
+    /// Tells the outcomes.
+    pub fn finish(mut self, outcomes: Vec<Outcome>) {
+        self.files.clear();
+        self.batch.finish(outcomes);
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.files.is_empty() {
+            let refused = || Err(Arc::new(Failure::Whole(Error::Refused)));
+            self.batch.finish(self.files.iter().map(|_| refused()).collect());
+        }
+    }
+}
+
+/// A batch that is being filled.
+#[derive(Default)]
+struct OpenBatch {
+    batch: Arc<Batch>,
+    files: Vec<(Arc<OwnedFd>, Vec<u8>)>,
+    folders: usize,
+    bytes: u64,
+    items: usize,
+}
+
+/// Where the content of an inode with several names is, once its first name was met.
+#[derive(Clone)]
+enum Linked {
+    Whole(Node),
+    Reading(Arc<Batch>, usize),
+}
+
+/// A name of a live folder and its inode.
+struct Found {
+    name: Vec<u8>,
+    stat: rustix::fs::Stat,
+}
+
+struct Level<'a> {
+    folder: Arc<OwnedFd>,
+    path_bytes: usize,
+    found: vec::IntoIter<Found>,
+    parent: Option<Peekable<Listing<'a>>>,
+    plan: &'a Plan,
+    device: u64,
+    own: (Entry, Stat),
+}
+
+/// Walks live folders.
+pub struct Walker<'a> {
+    options: &'a WalkOptions<'a>,
+    parent: Option<&'a Reader>,
+    owners: &'a Owners,
+    progress: &'a dyn Progress,
+    items: Sender<Item>,
+    jobs: Sender<Job>,
+    open: OpenBatch,
+    links: HashMap<(u64, u64), (u64, Linked)>,
+    path: Vec<u8>,
+    levels: Vec<Level<'a>>,
+}
+
+/// The walk was ended from outside: the queues are closed, or the user wishes to stop.
+struct Ended;
+
+impl<'a> Walker<'a> {
+    /// A walk that tells what it finds to `items` and hands files out to `jobs`.
+    pub fn new(
+        options: &'a WalkOptions<'a>,
+        parent: Option<&'a Reader>,
+        owners: &'a Owners,
+        progress: &'a dyn Progress,
+        items: Sender<Item>,
+        jobs: Sender<Job>,
+    ) -> Self {
+        let (links, path, levels) = (HashMap::new(), Vec::new(), Vec::new());
+        Self { options, parent, owners, progress, items, jobs, open: OpenBatch::default(), links, path, levels }
+    }
+
+    /// Walks from the root of the file system to everything that is planned. `parent` is the root of the snapshot to
+    /// compare with. Ends early, without closing the root, where the work is stopped.
+    ///
+    /// # Errors
+    /// `File` where the root itself cannot be opened.
+    pub fn run(mut self, plan: &'a Plan, parent: Option<(&Entry, &Stat)>) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, Mode::empty()).map_err(|e| Error::file("open", "/", e))?;
+        let stat = rustix::fs::fstat(&root).map_err(|e| Error::file("look at", "/", e))?;
+        if self.enter(Ok(root), Found { name: Vec::new(), stat }, parent, plan).is_ok() {
+            let _ = self.walk();
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self) -> Result<(), Ended> {
+        while let Some(level) = self.levels.last_mut() {
+            self.path.truncate(level.path_bytes);
+            match level.found.next() {
+                Some(found) => self.take(found)?,
+                None => self.leave()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, item: Item) -> Result<(), Ended> {
+        self.open.items += 1;
+        if self.open.items > BATCH_ITEMS {
+            self.hand_out()?;
+        }
+        self.items.send(item).map_err(|_| Ended)
+    }
+
+    fn problem(&mut self, verb: &str, cause: &io::Error) -> Result<(), Ended> {
+        let path = if self.path.is_empty() { b"/".to_vec() } else { self.path.clone() };
+        self.tell(Item::Problem(Problem { path, verb: verb.into(), cause: cause.to_string() }))
+    }
+
+    /// Hands the open batch out to be read.
+    fn hand_out(&mut self) -> Result<(), Ended> {
+        let open = std::mem::take(&mut self.open);
+        if open.files.is_empty() {
+            return Ok(());
+        }
+        self.jobs.send(Job { batch: open.batch, files: open.files }).map_err(|_| Ended)
+    }
+
+    /// Begins a folder. One that cannot be opened or read is kept, empty, and reported.
+    fn enter(
+        &mut self,
+        opened: io::Result<OwnedFd>,
+        found: Found,
+        parent: Option<(&Entry, &Stat)>,
+        plan: &'a Plan,
+    ) -> Result<(), Ended> {
+        let looked = now();
+        self.tell(Item::Open)?;
+        let (mut names, mut xattrs) = (Vec::new(), Arc::default());
+        match &opened {
+            Ok(folder) => {
+                match metadata::read_xattrs(Handle::Open(folder.as_fd())) {
+                    Ok(read) => xattrs = read,
+                    Err(e) => self.problem("read the attributes of", &e)?,
+                }
+                names = self.list(folder, plan, &found)?;
+            }
+            Err(e) => self.problem("open", e)?,
+        }
+        let metadata = metadata::metadata(&found.stat, self.owners, xattrs);
+        let node = Node::Folder { content: Content::default() };
+        let own = (Entry { name: found.name, metadata, node, link: None }, trusted(&found.stat, looked));
+        let Ok(folder) = opened else { return self.tell(Item::Close(own.0, own.1)) };
+        let parent = self.parent.zip(parent).and_then(|(reader, (entry, stat))| match &entry.node {
+            Node::Folder { content } => Some(listing(reader, content, stat.folder.as_ref()).peekable()),
+            _ => None,
+        });
+        let device = match (plan, self.levels.last()) {
+            (Plan::Source, Some(level)) if matches!(level.plan, Plan::Source) => level.device,
+            _ => found.stat.st_dev,
+        };
+        let (path_bytes, found) = (self.path.len(), names.into_iter());
+        self.levels.push(Level { folder: Arc::new(folder), path_bytes, found, parent, plan, device, own });
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), Ended> {
+        let Some(level) = self.levels.pop() else { return Ok(()) };
+        self.progress.tell(Event::Done { entries: 1, bytes: 0 });
+        self.tell(Item::Close(level.own.0, level.own.1))
+    }
+
+    /// Names of an open folder that are wanted, in stored order, each with its inode.
+    fn list(&mut self, folder: &OwnedFd, plan: &Plan, own: &Found) -> Result<Vec<Found>, Ended> {
+        if self.options.skip.contains(&(own.stat.st_dev, own.stat.st_ino)) {
+            self.progress.tell(Event::Note("the repository itself is left out"));
+            return Ok(Vec::new());
+        }
+        let mut names = match plan {
+            Plan::Through(names) => names.keys().cloned().collect(),
+            Plan::Source => match names_of(folder.as_fd()) {
+                Ok(names) => names,
+                Err(e) => {
+                    self.problem("list", &e)?;
+                    return Ok(Vec::new());
+                }
+            },
+        };
+        names.sort_unstable();
+        let tag = CACHE_TAG_NAME.as_bytes();
+        if self.options.exclude_caches && names.iter().any(|n| n == tag) && is_cache_tag(folder.as_fd()) {
+            names.retain(|n| n == tag);
+        }
+        let mut found = Vec::with_capacity(names.len());
+        let path_bytes = self.path.len();
+        for name in names {
+            match rustix::fs::statat(folder, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => found.push(Found { name, stat }),
+                // Gone since the folder was listed: as if it had gone a moment earlier.
+                Err(Errno::NOENT) if matches!(plan, Plan::Source) => {}
+                Err(e) => {
+                    self.step_into(&name);
+                    self.problem("look at", &e.into())?;
+                    self.path.truncate(path_bytes);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn step_into(&mut self, name: &[u8]) {
+        self.path.push(b'/');
+        self.path.extend_from_slice(name);
+    }
+
+    fn take(&mut self, found: Found) -> Result<(), Ended> {
+        if self.progress.stop_wanted() {
+            return Err(Ended);
+        }
+        self.step_into(&found.name);
+        let kind = FileType::from_raw_mode(found.stat.st_mode);
+        let is_folder = kind == FileType::Directory;
+        let Some(level) = self.levels.last_mut() else { return Ok(()) };
+        let plan = match level.plan {
+            Plan::Source => &Plan::Source,
+            Plan::Through(names) => names.get(&found.name).unwrap_or(&Plan::Source),
+        };
+        if matches!(level.plan, Plan::Source) && self.options.exclude.matches(&self.path, is_folder) {
+            return Ok(());
+        }
+        let parent = level.parent.as_mut().and_then(|parent| advance(parent, &found.name));
+        if is_folder {
+            return self.take_folder(found, parent, plan);
+        }
+        if let Plan::Through(_) = plan {
+            return self.problem("enter", &io::Error::other("it is no folder"));
+        }
+        self.progress.tell(Event::Path(&self.path));
+        if kind == FileType::RegularFile {
+            return self.take_file(found, parent);
+        }
+        self.take_other(found, kind)
+    }
+
+    fn take_folder(&mut self, found: Found, parent: Option<(Entry, Stat)>, plan: &'a Plan) -> Result<(), Ended> {
+        let Some(level) = self.levels.last() else { return Ok(()) };
+        let inside_source = matches!(level.plan, Plan::Source);
+        if self.options.one_file_system && inside_source && found.stat.st_dev != level.device {
+            let metadata = metadata::metadata(&found.stat, self.owners, Arc::default());
+            let node = Node::Folder { content: Content::default() };
+            self.tell(Item::Open)?;
+            let entry = Entry { name: found.name, metadata, node, link: None };
+            return self.tell(Item::Close(entry, trusted(&found.stat, now())));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = |flags| rustix::fs::openat(level.folder.as_fd(), found.name.as_slice(), flags, Mode::empty());
+        let opened = match open(flags | OFlags::NOATIME) {
+            Err(Errno::PERM) => open(flags),
+            opened => opened,
+        };
+        let parent = parent.as_ref().map(|(entry, stat)| (entry, stat));
+        self.enter(opened.map_err(io::Error::from), found, parent, plan)
+    }
+
+    /// The id that all names of an inode share, and where its content is if this is not its first name.
+    fn link(&self, stat: &rustix::fs::Stat) -> Option<(u64, Option<Linked>)> {
+        if stat.st_nlink < 2 {
+            return None;
+        }
+        match self.links.get(&(stat.st_dev, stat.st_ino)) {
+            Some((id, linked)) => Some((*id, Some(linked.clone()))),
+            None => {
+                Some((blake3::hash(&self.path).as_bytes().first_chunk().map_or(0, |b| u64::from_le_bytes(*b)), None))
+            }
+        }
+    }
+
+    fn remember(&mut self, stat: &rustix::fs::Stat, link: Option<u64>, linked: Linked) {
+        if let Some(id) = link {
+            self.links.insert((stat.st_dev, stat.st_ino), (id, linked));
+        }
+    }
+
+    fn take_file(&mut self, found: Found, parent: Option<(Entry, Stat)>) -> Result<(), Ended> {
+        let size = u64::try_from(found.stat.st_size).unwrap_or_default();
+        let (link, known) = self.link(&found.stat).map_or((None, None), |(id, known)| (Some(id), known));
+        if let Some(Linked::Reading(batch, position)) = known {
+            let path = self.path.clone();
+            return self.tell(Item::Reading { name: found.name, link, batch, position, path });
+        }
+        let looked = now();
+        if let Some((entry, stat)) = parent.and_then(|parent| self.unchanged(&found, parent)) {
+            self.progress.tell(Event::Done { entries: 1, bytes: size });
+            self.remember(&found.stat, link, Linked::Whole(entry.node.clone()));
+            return self.tell(Item::Whole(Entry { link, ..entry }, stat));
+        }
+        if let Some(Linked::Whole(node)) = known {
+            let xattrs = self.xattrs_of(&found)?;
+            let metadata = metadata::metadata(&found.stat, self.owners, xattrs);
+            return self
+                .tell(Item::Whole(Entry { name: found.name, metadata, node, link }, trusted(&found.stat, looked)));
+        }
+        let Some(level) = self.levels.last() else { return Ok(()) };
+        let folder = Arc::clone(&level.folder);
+        if self.open.files.last().is_none_or(|(last, _)| !Arc::ptr_eq(last, &folder)) {
+            self.open.folders += 1;
+        }
+        let (batch, position) = (Arc::clone(&self.open.batch), self.open.files.len());
+        self.open.files.push((folder, found.name.clone()));
+        self.open.bytes += size;
+        self.remember(&found.stat, link, Linked::Reading(Arc::clone(&batch), position));
+        let path = self.path.clone();
+        self.tell(Item::Reading { name: found.name, link, batch, position, path })?;
+        let full = self.open.bytes >= BATCH_BYTES || self.open.files.len() >= BATCH_FILES;
+        if full || self.open.folders >= BATCH_FOLDERS { self.hand_out() } else { Ok(()) }
+    }
+
+    /// The entry as the parent has it, if nothing says that it has changed and all of its content can still be had.
+    fn unchanged(&self, found: &Found, (entry, stat): (Entry, Stat)) -> Option<(Entry, Stat)> {
+        let Node::File { size_bytes, content } = &entry.node else { return None };
+        let same = !self.options.read_all
+            && i64::try_from(*size_bytes).ok() == Some(found.stat.st_size)
+            && entry.metadata.mtime == metadata::mtime(&found.stat)
+            && stat.ctime == Some(metadata::ctime(&found.stat))
+            && stat.inode == found.stat.st_ino;
+        if !same || !self.is_known(content) {
+            return None;
+        }
+        // The inode has not changed, so neither have mode, owner and attributes; but names of owners may have.
+        let metadata = metadata::metadata(&found.stat, self.owners, Arc::clone(&entry.metadata.xattrs));
+        let stat = Stat { device: found.stat.st_dev, ..stat };
+        Some((Entry { metadata, ..entry }, stat))
+    }
+
+    fn is_known(&self, content: &Content) -> bool {
+        let Some(reader) = self.parent else { return false };
+        let known = |run: &Run| match run {
+            Run::Data { id, .. } => reader.index().is_known(id),
+            Run::Hole { .. } => true,
+        };
+        if !content.runs.iter().all(known) {
+            return false;
+        }
+        let mut inner = runs(reader, content);
+        content.depth == 0
+            || (inner.all(|run| run.is_ok_and(|run| known(&run)))
+                && inner.take_lists().iter().all(|id| reader.index().is_known(id)))
+    }
+
+    fn xattrs_of(&mut self, found: &Found) -> Result<Arc<Xattrs>, Ended> {
+        let Some(level) = self.levels.last() else { return Ok(Arc::default()) };
+        match metadata::read_xattrs(Handle::At(level.folder.as_fd(), &found.name)) {
+            Ok(xattrs) => Ok(xattrs),
+            Err(e) => self.problem("read the attributes of", &e).map(|()| Arc::default()),
+        }
+    }
+
+    /// Links, devices, pipes and sockets: all of them is in the inode.
+    fn take_other(&mut self, found: Found, kind: FileType) -> Result<(), Ended> {
+        let Some(level) = self.levels.last() else { return Ok(()) };
+        let device = (rustix::fs::major(found.stat.st_rdev), rustix::fs::minor(found.stat.st_rdev));
+        let node = match kind {
+            FileType::Symlink => match metadata::read_link(level.folder.as_fd(), &found.name) {
+                Ok(target) => Node::Symlink { target },
+                Err(e) => return self.problem("read the link", &e),
+            },
+            FileType::CharacterDevice => Node::CharDevice { device },
+            FileType::BlockDevice => Node::BlockDevice { device },
+            FileType::Fifo => Node::Fifo,
+            FileType::Socket => Node::Socket,
+            _ => return self.problem("store", &io::Error::other("it is of a kind that xsnap does not know")),
+        };
+        let xattrs = self.xattrs_of(&found)?;
+        let link = self.link(&found.stat).map(|(id, _)| id);
+        self.remember(&found.stat, link, Linked::Whole(node.clone()));
+        let metadata: Metadata = metadata::metadata(&found.stat, self.owners, xattrs);
+        self.progress.tell(Event::Done { entries: 1, bytes: 0 });
+        self.tell(Item::Whole(Entry { name: found.name, metadata, node, link }, trusted(&found.stat, now())))
+    }
+
+    /// Hands out what is still open, so that the trees can be finished.
+    fn end(&mut self) {
+        let _ = self.hand_out();
+    }
+}
+
+impl Drop for Walker<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Moves a parent's listing up to a name and takes the entry, if it is there with its stat. What cannot be read of the
+/// parent is as if it were not there.
+fn advance(parent: &mut Peekable<Listing<'_>>, name: &[u8]) -> Option<(Entry, Stat)> {
+    loop {
+        match parent.peek()? {
+            Ok((entry, _)) if entry.name.as_slice() > name => return None,
+            Ok((entry, _)) if entry.name.as_slice() == name => {
+                let (entry, stat) = parent.next()?.ok()?;
+                return Some((entry, stat.unwrap_or_default()));
+            }
+            _ => drop(parent.next()),
+        }
+    }
+}
+
+fn is_cache_tag(folder: BorrowedFd<'_>) -> bool {
+    let mut start = vec![0; CACHE_TAG_START.len()];
+    let read =
+        open_file(folder, CACHE_TAG_NAME.as_bytes()).and_then(|file| Ok(rustix::io::pread(file, &mut start, 0)?));
+    read.is_ok_and(|length| start.get(..length) == Some(CACHE_TAG_START))
+}

@@ -1,0 +1,338 @@
+//! Many frames in one object: builder, table of contents, and the search for frames where the table is lost.
+//!
+//! Knows nothing of what the blobs mean. See `format-spec/03-packs.md`:
+//!
+//! ```text
+//! header · frame 0 · frame 1 · … · table of contents, sealed · its length (4) · "xToc" (4) · trailer
+//! ```
+
+use crate::{
+    blobs::{
+        codec::{self, Extensions},
+        frame::{self, Head, Packed, Prefix},
+        seal::{Sealer, Secrets},
+    },
+    error::{Error, Result},
+    id::{BlobId, ObjectName, RepositoryId},
+    storage::{
+        envelope::{self, HEADER_BYTES, Kind, Label, ObjectWriter, TRAILER_BYTES},
+        object::{Folder, Storage},
+    },
+};
+use bincode::{Decode, Encode};
+
+/// The part number that the table of contents is sealed under; no frame has it.
+const TOC_PART: u64 = u64::MAX;
+/// Bytes after the table: its length and a magic.
+const FOOTER_BYTES: usize = 8;
+const TOC_MAGIC: [u8; 4] = *b"xToc";
+/// No table is longer, as stored.
+const MAX_TOC_BYTES: usize = 48 << 20;
+
+/// Where a frame lies in its pack and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TocFrame {
+    /// From the start of the object, in bytes.
+    pub offset_bytes: u64,
+    /// Length of the whole frame as stored, in bytes.
+    pub frame_bytes: u32,
+    /// How many of the table's ids are this frame's.
+    pub blobs: u32,
+    /// The blobs it leans on, as positions in the table's list of bases.
+    pub bases: Vec<u32>,
+}
+
+/// A pack's table of contents.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Toc {
+    /// Every frame, by number.
+    pub frames: Vec<TocFrame>,
+    /// Lengths of all blobs in bytes, frame after frame.
+    pub lengths: Vec<u32>,
+    /// Ids of all blobs, 32 bytes each, frame after frame.
+    ids: Vec<u8>,
+    /// Ids of all bases, 32 bytes each, each once.
+    bases: Vec<u8>,
+    /// Room for later versions.
+    pub extensions: Extensions,
+}
+
+impl Toc {
+    /// Ids of all blobs, frame after frame.
+    pub fn ids(&self) -> impl ExactSizeIterator<Item = BlobId> {
+        self.ids.as_chunks().0.iter().map(|id| BlobId(*id))
+    }
+
+    /// The id of the base at a position of the list.
+    pub fn base(&self, position: u32) -> Option<BlobId> {
+        self.bases.as_chunks().0.get(position as usize).map(|id| BlobId(*id))
+    }
+
+    fn push(&mut self, offset_bytes: u64, prefix: Prefix, head: &Head, ids: &[BlobId]) {
+        let bases = head.bases.iter().map(|base| {
+            let known = self.bases.as_chunks::<32>().0.iter().position(|b| *b == base.0);
+            let position = known.unwrap_or_else(|| {
+                self.bases.extend_from_slice(&base.0);
+                self.bases.len() / BlobId::BYTES - 1
+            });
+            u32::try_from(position).unwrap_or(u32::MAX)
+        });
+        let bases = bases.collect();
+        let frame_bytes = u32::try_from(prefix.frame_bytes()).unwrap_or(u32::MAX);
+        let blobs = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        self.frames.push(TocFrame { offset_bytes, frame_bytes, blobs, bases });
+        self.lengths.extend_from_slice(&head.lengths);
+        ids.iter().for_each(|id| self.ids.extend_from_slice(&id.0));
+    }
+
+    /// Seals the table under its pack's name and kind.
+    pub fn seal(&self, sealer: &Sealer, kind: Kind) -> Vec<u8> {
+        let mut bytes = codec::encode(self);
+        sealer.seal(TOC_PART, &[kind.byte()], &mut bytes, 0);
+        bytes
+    }
+
+    /// Opens a sealed table and checks that its parts agree with each other and fit into a pack of `pack_bytes`.
+    ///
+    /// # Errors
+    /// `Damaged`, naming `object`.
+    pub fn open(sealer: &Sealer, kind: Kind, sealed: &[u8], pack_bytes: u64, object: &str) -> Result<Self> {
+        let bad = |why: &str| Error::damaged(object, why);
+        let bytes =
+            sealer.open(TOC_PART, &[kind.byte()], sealed).ok_or_else(|| bad("its table does not match its proof"))?;
+        let toc: Self = codec::decode(&bytes, object)?;
+        let blobs = toc.frames.iter().try_fold(0_usize, |sum, f| sum.checked_add(f.blobs as usize));
+        let whole = toc.ids.len().is_multiple_of(BlobId::BYTES) && toc.bases.len().is_multiple_of(BlobId::BYTES);
+        if !whole || blobs != Some(toc.lengths.len()) || blobs != Some(toc.ids.len() / BlobId::BYTES) {
+            return Err(bad("the columns of its table are of different lengths"));
+        }
+        let mut free_bytes = HEADER_BYTES as u64;
+        for frame in &toc.frames {
+            let end = frame.offset_bytes.checked_add(u64::from(frame.frame_bytes)).filter(|end| *end <= pack_bytes);
+            let end = end.ok_or_else(|| bad("its table leads outside"))?;
+            if frame.offset_bytes < free_bytes || frame.bases.iter().any(|b| toc.base(*b).is_none()) {
+                return Err(bad("its table contradicts itself"));
+            }
+            free_bytes = end;
+        }
+        Ok(toc)
+    }
+}
+
+/// A pack that has been published.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// Its name.
+    pub name: ObjectName,
+    /// What kind of blobs are in it.
+    pub kind: Kind,
+    /// Length of the object in bytes.
+    pub length_bytes: u64,
+    /// Its table.
+    pub toc: Toc,
+    /// Its table as sealed.
+    pub sealed_toc: Vec<u8>,
+}
+
+/// Writes one pack: frames as they come, the table at the end.
+pub struct PackBuilder {
+    writer: ObjectWriter,
+    name: ObjectName,
+    kind: Kind,
+    sealer: Sealer,
+    toc: Toc,
+    buffer: Vec<u8>,
+}
+
+impl PackBuilder {
+    /// Begins a pack under a fresh random name. Nothing is durable yet.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn begin(storage: &dyn Storage, secrets: &Secrets, repository: RepositoryId, kind: Kind) -> Result<Self> {
+        let name = ObjectName::random().map_err(|e| Error::file("read", "the system's random source", e))?;
+        let label = Label { kind, repository, name: name.clone() };
+        let writer = ObjectWriter::begin(storage, Folder::Packs, &label)?;
+        let sealer = secrets.sealer(&name);
+        Ok(Self { writer, name, kind, sealer, toc: Toc::default(), buffer: Vec::new() })
+    }
+
+    /// Appends a frame. Nothing is durable yet.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn append(&mut self, packed: Packed) -> Result<()> {
+        let number = u32::try_from(self.toc.frames.len()).unwrap_or(u32::MAX);
+        let offset_bytes = self.writer.length_bytes();
+        self.buffer.clear();
+        let (prefix, head, ids) = frame::seal(&self.sealer, number, packed, &mut self.buffer);
+        self.toc.push(offset_bytes, prefix, &head, &ids);
+        self.writer.append(&self.buffer)
+    }
+
+    /// Bytes written so far.
+    pub fn length_bytes(&self) -> u64 {
+        self.writer.length_bytes()
+    }
+
+    /// Writes the table and publishes the pack; durable on return.
+    ///
+    /// # Errors
+    /// A storage error; nothing is published then.
+    pub fn finish(mut self) -> Result<Published> {
+        let sealed_toc = self.toc.seal(&self.sealer, self.kind);
+        self.writer.append(&sealed_toc)?;
+        self.writer.append(&u32::try_from(sealed_toc.len()).unwrap_or(u32::MAX).to_le_bytes())?;
+        self.writer.append(&TOC_MAGIC)?;
+        let length_bytes = self.writer.finish()?;
+        Ok(Published { name: self.name, kind: self.kind, length_bytes, toc: self.toc, sealed_toc })
+    }
+}
+
+/// A pack's table as found in the pack itself.
+#[derive(Debug)]
+pub struct FoundToc {
+    /// What kind of blobs the pack holds.
+    pub kind: Kind,
+    /// The table.
+    pub toc: Toc,
+    /// The table as sealed.
+    pub sealed_toc: Vec<u8>,
+    /// What was wrong, where the table had to be made again from the frames.
+    pub mended: Option<String>,
+}
+
+/// Reads a pack's table; where it or the bytes around it are damaged, searches the pack for whole frames and makes the
+/// table again from them.
+///
+/// # Errors
+/// `Newer`, and storage errors. Damage is no error: what is whole is found.
+pub fn read_toc(
+    storage: &dyn Storage,
+    secrets: &Secrets,
+    repository: RepositoryId,
+    name: &ObjectName,
+    length_bytes: u64,
+) -> Result<FoundToc> {
+    let sealer = secrets.sealer(name);
+    let object = Folder::Packs.object(name);
+    let kind = read_kind(storage, repository, name, &object);
+    let own = read_own_toc(storage, &sealer, kind.as_ref().ok().copied(), name, length_bytes);
+    match (own, kind) {
+        (_, Err(e @ Error::Newer { .. })) => Err(e),
+        (Ok((kind, toc, sealed_toc)), found) => {
+            Ok(FoundToc { kind, toc, sealed_toc, mended: found.err().map(|e| e.to_string()) })
+        }
+        (Err(e @ Error::Damaged { .. }), kind) => {
+            let toc = search(storage, secrets, &sealer, name, length_bytes)?;
+            // A pack of unknown kind is looked through whenever trees are wanted, and whenever everything is.
+            let kind = kind.unwrap_or(Kind::TreePack);
+            Ok(FoundToc { kind, sealed_toc: toc.seal(&sealer, kind), toc, mended: Some(e.to_string()) })
+        }
+        (Err(e), _) => Err(e),
+    }
+}
+
+fn read_kind(storage: &dyn Storage, repository: RepositoryId, name: &ObjectName, object: &str) -> Result<Kind> {
+    let header = storage.read(Folder::Packs, name, 0, HEADER_BYTES);
+    let header = header.map_err(|_| Error::damaged(object, "its header cannot be read"))?;
+    let label = Label::decode(&header, object)?;
+    if !matches!(label.kind, Kind::DataPack | Kind::TreePack) {
+        return Err(Error::damaged(object, "it is of another kind than its folder holds"));
+    }
+    envelope::expect(&label, label.kind, Some(repository), name, object)?;
+    Ok(label.kind)
+}
+
+/// Reads the table from the end of a pack. It says itself which kind of pack it is of, if the header cannot.
+fn read_own_toc(
+    storage: &dyn Storage,
+    sealer: &Sealer,
+    kind: Option<Kind>,
+    name: &ObjectName,
+    length_bytes: u64,
+) -> Result<(Kind, Toc, Vec<u8>)> {
+    let object = Folder::Packs.object(name);
+    let read = |offset: u64, length: usize| {
+        storage.read(Folder::Packs, name, offset, length).map_err(|e| Error::storage("read", &object, e))
+    };
+    let bad = |why: &str| Error::damaged(&object, why);
+    let tail_bytes = (FOOTER_BYTES + TRAILER_BYTES) as u64;
+    if length_bytes < HEADER_BYTES as u64 + tail_bytes {
+        return Err(bad("it is cut short"));
+    }
+    let tail = read(length_bytes - tail_bytes, FOOTER_BYTES)?;
+    let (toc_bytes, magic) = tail.split_first_chunk::<4>().ok_or_else(|| bad("it is cut short"))?;
+    let toc_bytes = u32::from_le_bytes(*toc_bytes) as usize;
+    if *magic != TOC_MAGIC || toc_bytes > MAX_TOC_BYTES {
+        return Err(bad("it does not end as a pack does"));
+    }
+    let start = (length_bytes - tail_bytes).checked_sub(toc_bytes as u64);
+    let sealed_toc = read(start.ok_or_else(|| bad("its table is longer than itself"))?, toc_bytes)?;
+    let kinds = kind.map_or(vec![Kind::DataPack, Kind::TreePack], |kind| vec![kind]);
+    let mut failure = bad("its table does not match its proof");
+    for kind in kinds {
+        match Toc::open(sealer, kind, &sealed_toc, length_bytes, &object) {
+            Ok(toc) => return Ok((kind, toc, sealed_toc)),
+            Err(e) => failure = e,
+        }
+    }
+    Err(failure)
+}
+
+/// Makes a table from every whole frame of a pack. Frames that lean on bases are left to their own table: their blobs
+/// cannot be named without the bases.
+fn search(
+    storage: &dyn Storage,
+    secrets: &Secrets,
+    sealer: &Sealer,
+    name: &ObjectName,
+    length_bytes: u64,
+) -> Result<Toc> {
+    const STEP_BYTES: usize = 4 << 20;
+    let object = Folder::Packs.object(name);
+    let read = |offset: u64, length: usize| {
+        let length = length.min(usize::try_from(length_bytes.saturating_sub(offset)).unwrap_or(usize::MAX));
+        storage.read(Folder::Packs, name, offset, length).map_err(|e| Error::storage("read", &object, e))
+    };
+    let (mut toc, mut at) = (Toc::default(), 0);
+    while at < length_bytes {
+        let piece = read(at, STEP_BYTES)?;
+        let Some(found) = piece.windows(4).position(|w| *w == frame::MAGIC) else {
+            at += piece.len().saturating_sub(3).max(1) as u64;
+            continue;
+        };
+        at += found as u64;
+        let prefix = Prefix::decode(&read(at, frame::PREFIX_BYTES)?);
+        let opened = prefix.map(|prefix| {
+            let bytes = read(at, prefix.frame_bytes())?;
+            let no_bases =
+                |_: &[BlobId]| Err(Error::Missing { what: "the table that names a leaning frame's blobs".into() });
+            let frame = frame::open(sealer, prefix.number, &bytes, &object, no_bases)?;
+            Ok::<_, Error>((prefix, frame::open_head(sealer, prefix.number, &bytes, &object)?.1, frame))
+        });
+        match opened {
+            Some(Ok((prefix, head, frame))) => {
+                let ids = (0..frame.len()).filter_map(|n| frame.blob(n)).map(|b| secrets.blob_id(b));
+                toc.push_numbered(at, prefix, &head, &ids.collect::<Vec<_>>());
+                at += prefix.frame_bytes() as u64;
+            }
+            Some(Err(e)) if !e.is_damage() => return Err(e),
+            _ => at += 1,
+        }
+    }
+    Ok(toc)
+}
+
+impl Toc {
+    /// Adds a found frame under its own number; lost frames before it leave empty places.
+    fn push_numbered(&mut self, offset_bytes: u64, prefix: Prefix, head: &Head, ids: &[BlobId]) {
+        let last_end = self.frames.last().map_or(HEADER_BYTES as u64, |f| f.offset_bytes + u64::from(f.frame_bytes));
+        let gap = (prefix.number as usize).checked_sub(self.frames.len());
+        // A frame cannot be shorter than its prefix and two proofs: more lost ones than fit are a forgery.
+        let Some(gap) = gap.filter(|gap| *gap as u64 * 48 <= offset_bytes.saturating_sub(last_end)) else { return };
+        let lost = TocFrame { offset_bytes: last_end, frame_bytes: 0, blobs: 0, bases: Vec::new() };
+        self.frames.extend(std::iter::repeat_n(lost, gap));
+        self.push(offset_bytes, prefix, head, ids);
+    }
+}

@@ -1,0 +1,237 @@
+//! The words a person may type.
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use std::{ffi::OsString, path::PathBuf};
+
+/// Snapshots of a machine in a deduplicating repository on a stick, a disk or a share.
+#[derive(Debug, Parser)]
+#[command(name = "xsnap", version, propagate_version = true, disable_help_subcommand = true, after_help = EXIT_CODES)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Examples:
+  xsnap backup --repo /media/usb /etc /root     take a snapshot; makes the repository if there is none
+  xsnap list --repo /media/usb                  see what there is
+  xsnap restore --repo /media/usb latest        bring the latest back, into a new folder here
+  xsnap check --repo /media/usb --read-data     prove that every byte is what it was
+
+Exit codes:
+  0 done                          11 the repository is locked
+  1 failed                        12 wrong password, or none
+  2 wrong words                   13 the medium is gone or full
+  3 done, but not completely     130 interrupted
+ 10 there is no repository";
+
+#[derive(Debug, Group)]
+pub struct Global {
+    /// Where the repository is
+    #[arg(short, long, global = true, env = "XSNAP_REPO", value_name = "DIR")]
+    pub repo: Option<PathBuf>,
+    /// Read the password from the first line of a file
+    #[arg(long, global = true, env = "XSNAP_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Read the password from the first line that a command prints
+    #[arg(long, global = true, env = "XSNAP_PASSWORD_COMMAND", value_name = "COMMAND")]
+    pub password_command: Option<String>,
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Report as JSON, one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How many threads work (default: one for each processor)
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a repository
+    Init(Init),
+    /// Take a snapshot of files and folders
+    Backup(Backup),
+    /// List the snapshots
+    #[command(visible_alias = "snapshots")]
+    List(List),
+    /// List what is in a snapshot
+    Ls(Ls),
+    /// Write files of a snapshot to the standard output
+    Cat(Cat),
+    /// Write a file, or a folder as a tar archive, to the standard output
+    Dump(Dump),
+    /// Bring files of a snapshot back
+    Restore(Restore),
+    /// Look for damage, and say which files it touches
+    Check(Check),
+}
+
+#[derive(Debug, Group)]
+pub struct Init {
+    /// Encrypt it; the password is asked for twice, or taken from where it was given
+    #[arg(long)]
+    pub encrypt: bool,
+    /// Take over identity key and chunk sizes of another repository, so that both name equal content alike
+    #[arg(long, value_name = "DIR")]
+    pub like: Option<PathBuf>,
+    /// zstd level for everything that will be stored
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(-7..=22), allow_negative_numbers = true)]
+    pub compression: i32,
+    /// Go on although nothing is mounted there
+    #[arg(long)]
+    pub allow_unmounted: bool,
+}
+
+#[derive(Debug, Group)]
+pub struct Backup {
+    /// What is backed up
+    #[arg(required_unless_present = "stdin", value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Leave out what a pattern matches; `!pattern` takes back in
+    #[arg(short, long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Leave out what the patterns in a file match, one a line; `#` begins a comment
+    #[arg(long, value_name = "FILE")]
+    pub exclude_from: Vec<PathBuf>,
+    /// Leave out the contents of folders that a CACHEDIR.TAG marks
+    #[arg(long)]
+    pub exclude_caches: bool,
+    /// Stay on the file system of each PATH
+    #[arg(short = 'x', long)]
+    pub one_file_system: bool,
+    /// A word to choose the snapshot by; may be given more than once
+    #[arg(short, long, value_name = "WORD", value_delimiter = ',')]
+    pub tag: Vec<String>,
+    /// A line for people
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub label: String,
+    /// The machine's name (default: what it calls itself)
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<OsString>,
+    /// The snapshot's time (default: now), as in 2026-05-31T23:59:59+02:00 or '2026-05-31 23:59'
+    #[arg(long, value_name = "TIME")]
+    pub time: Option<String>,
+    /// Back up the standard input as a file of this name
+    #[arg(long, value_name = "NAME", conflicts_with = "paths")]
+    pub stdin: Option<OsString>,
+    /// Write nothing; find out what would be written
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Read every file, whatever its times say
+    #[arg(long)]
+    pub read_all: bool,
+    /// Go on although nothing is mounted where the repository is
+    #[arg(long)]
+    pub allow_unmounted: bool,
+}
+
+#[derive(Debug, Group)]
+pub struct Choice {
+    /// Only snapshots of this machine
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<OsString>,
+    /// Only snapshots with this word; with several, those that have all
+    #[arg(long, value_name = "WORD", value_delimiter = ',')]
+    pub tag: Vec<String>,
+    /// Only snapshots of this path, or of one above or below it
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub struct List {
+    #[command(flatten)]
+    pub choice: Choice,
+    /// Only the latest N of each machine and set of paths
+    #[arg(long, value_name = "N")]
+    pub latest: Option<usize>,
+}
+
+#[derive(Debug, Group)]
+pub struct Ls {
+    /// Snapshot, and a path in it: `latest`, `3k7f9q2m:/etc`
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    pub what: OsString,
+    /// Mode, owner, size and time too
+    #[arg(short, long)]
+    pub long: bool,
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+#[derive(Debug, Group)]
+pub struct Cat {
+    /// Snapshot and file: `latest:/etc/hosts`
+    #[arg(required = true, value_name = "SNAPSHOT:PATH")]
+    pub what: Vec<OsString>,
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+#[derive(Debug, Group)]
+pub struct Dump {
+    /// Snapshot, and a file or folder in it
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    pub what: OsString,
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum OverwriteWord {
+    /// Whenever the content differs; it is read to find out
+    Always,
+    /// When size or time differ
+    IfChanged,
+    /// When the snapshot's file is newer
+    IfNewer,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Group)]
+pub struct Restore {
+    /// Snapshot, and a file or folder in it: `latest`, `3k7f9q2m:/etc`
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    pub what: OsString,
+    /// Restore into this folder; `/` puts everything back where it came from (default: a new folder xsnap-<id>)
+    #[arg(short, long, value_name = "DIR")]
+    pub target: Option<PathBuf>,
+    /// Only what a pattern matches
+    #[arg(short, long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+    /// Leave out what a pattern matches
+    #[arg(short, long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// When files that are there already are written over
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "always")]
+    pub overwrite: OverwriteWord,
+    /// Remove what the snapshot does not have, below folders that were backed up
+    #[arg(long)]
+    pub delete: bool,
+    /// Change nothing; say what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Read everything back afterwards and compare it with the snapshot
+    #[arg(long)]
+    pub verify: bool,
+    /// Owners by number, even where this machine knows their names
+    #[arg(long)]
+    pub numeric_ids: bool,
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+#[derive(Debug, Group)]
+pub struct Check {
+    /// Read and prove every byte, not only what refers to what
+    #[arg(long)]
+    pub read_data: bool,
+    /// Read a part of the packs: `1/10` (the first tenth), `5%` (by chance)
+    #[arg(long, value_name = "PART", conflicts_with = "read_data")]
+    pub read_data_subset: Option<String>,
+}

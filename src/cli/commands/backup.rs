@@ -1,0 +1,276 @@
+//! init and backup.
+
+use crate::cli::{
+    args::{Backup, Init},
+    render::{json_bytes, size},
+    session::{Session, shown},
+};
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use xsnap::{
+    archive::{
+        backup::{Request, backup as back_up, backup_stream},
+        filter::Patterns,
+    },
+    error::Error,
+    repo::{
+        config::Config,
+        keys::{Cost, Password},
+        repository::{Access, Credentials, InitOptions, Presence, Repository, probe},
+        snapshot::Snapshot,
+        tree::Time,
+    },
+    storage::{local::LocalStorage, object::Storage},
+};
+
+#[derive(Serialize)]
+struct JsonInit {
+    message: &'static str,
+    id: String,
+    location: String,
+    encrypted: bool,
+}
+
+/// Makes a repository.
+pub fn init(session: &Session<'_>, words: &Init) -> Result<u8> {
+    let path = session.repo_path()?;
+    session.refuse_unmounted(path, words.allow_unmounted)?;
+    let storage = session.storage()?;
+    let mut config = Config { level: words.compression, ..Config::default() };
+    let given = session.given_password()?;
+    let mut identity = None;
+    if let Some(other) = &words.like {
+        let likeness = like(other, given.clone(), words.encrypt || given.is_some())?;
+        (identity, config.chunks) = (likeness.0, likeness.1);
+    }
+    let password = match given {
+        Some(password) => Some(password),
+        None if words.encrypt => Some(session.ask_new_password()?),
+        None => None,
+    };
+    make(session, storage, InitOptions { config, password, identity, cost: Cost::DEFAULT }).map(|_| 0)
+}
+
+/// What the other repository names its blobs by, and where it cuts.
+fn like(
+    other: &Path,
+    given: Option<Password>,
+    encrypt: bool,
+) -> Result<(Option<[u8; 32]>, xsnap::blobs::chunker::ChunkSizes)> {
+    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new(other));
+    let what = || format!("cannot take over from {}", shown(other));
+    let encrypted = probe(storage.as_ref()).with_context(what)? == Presence::Repository { encrypted: true };
+    if encrypted && !encrypt {
+        bail!(Error::Usage(
+            "the other repository is encrypted, and its identity key must not lie in clear: add --encrypt".into()
+        ));
+    }
+    // The password of the new repository may be another one: the old one's is asked for, or taken from its own place.
+    let other_password = std::env::var_os("XSNAP_LIKE_PASSWORD").map(|p| Password::new(p.as_bytes().to_vec()));
+    let repository = match (encrypted, other_password.or(given)) {
+        (true, Some(password)) => {
+            Repository::open(storage, Credentials::Given(password), Access::Read).with_context(what)?
+        }
+        _ => Repository::open(storage, Credentials::Ask(&|| Err(Error::PasswordNeeded)), Access::Read)
+            .with_context(what)?,
+    };
+    Ok(repository.likeness())
+}
+
+fn make(session: &Session<'_>, storage: Arc<dyn Storage>, options: InitOptions) -> Result<Repository> {
+    let repository = Repository::init(storage, options)?;
+    let location = repository.storage().location();
+    let encrypted = repository.is_encrypted();
+    let how = if encrypted { "encrypted" } else { "NOT encrypted: whoever has it can read everything in it" };
+    session.screen.say(&format!("made repository {} at {location}, {how}", repository.id()))?;
+    for note in repository.notes() {
+        session.screen.note(&note);
+    }
+    session.screen.object(&JsonInit { message: "init", id: repository.id().to_string(), location, encrypted })?;
+    Ok(repository)
+}
+
+/// Opens the repository, or makes it where there is none.
+fn open_or_make(session: &Session<'_>, allow_unmounted: bool) -> Result<Repository> {
+    let path = session.repo_path()?;
+    session.refuse_unmounted(path, allow_unmounted)?;
+    let storage = session.storage()?;
+    if probe(storage.as_ref())? != Presence::Nothing {
+        return session.open_at(storage, Access::Write);
+    }
+    let password = session.given_password()?;
+    if password.is_none() && std::io::stdin().is_terminal() && !is_confirmed(path)? {
+        bail!(Error::Usage("nothing was made; `xsnap init --encrypt` makes an encrypted repository".into()));
+    }
+    make(session, storage, InitOptions { config: Config::default(), password, identity: None, cost: Cost::DEFAULT })
+}
+
+fn is_confirmed(path: &Path) -> Result<bool> {
+    write!(std::io::stderr(), "There is no repository at {}. Make one that is not encrypted? [y/N] ", shown(path))?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Takes a snapshot.
+pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
+    let request = request(session, words)?;
+    let mut repository = open_or_make(session, words.allow_unmounted)?;
+    session.screen.begin("backup");
+    let made = match &words.stdin {
+        Some(name) => backup_stream(&mut repository, &request, name.as_bytes(), std::io::stdin().lock()),
+        None => back_up(&mut repository, &request, session.screen),
+    };
+    session.screen.end();
+    let snapshot = made?;
+    report(session, &snapshot, words.dry_run)?;
+    Ok(if snapshot.complete { 0 } else { 3 })
+}
+
+fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
+    let mut patterns = words.exclude.clone();
+    for path in &words.exclude_from {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read patterns from {}", shown(path)))?;
+        let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        patterns.extend(lines.map(str::to_owned));
+    }
+    let sources = match &words.stdin {
+        Some(name) => {
+            let name = name.as_bytes();
+            if !xsnap::repo::tree::is_legal_name(name) {
+                bail!(Error::Usage("the name for the standard input is no file name".into()));
+            }
+            vec![[b"/", name].concat()]
+        }
+        None => sources(session, &words.paths)?,
+    };
+    let skip = session.repo_path().ok().and_then(|p| p.metadata().ok()).map(|m| (m.dev(), m.ino()));
+    Ok(Request {
+        sources,
+        host: words.host.as_ref().map_or_else(host_name, |host| host.as_bytes().to_vec()),
+        time: words.time.as_deref().map_or_else(|| Ok(now()), parse_time)?,
+        tags: words.tag.clone(),
+        label: words.label.clone(),
+        exclude: Patterns::new(&patterns)?,
+        exclude_caches: words.exclude_caches,
+        one_file_system: words.one_file_system,
+        read_all: words.read_all,
+        skip: skip.into_iter().collect(),
+        dry_run: words.dry_run,
+        threads: session.threads(),
+    })
+}
+
+/// Absolute paths without links on the way; the last name is taken as it is, a link as a link.
+fn sources(session: &Session<'_>, paths: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
+    let mut sources = Vec::new();
+    for path in paths {
+        let plain = match (path.file_name(), path.parent()) {
+            (Some(name), Some(parent)) => {
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                parent.canonicalize().map(|parent| parent.join(name))
+            }
+            _ => path.canonicalize(),
+        };
+        match plain.and_then(|plain| plain.symlink_metadata().map(|meta| (plain, meta))) {
+            Ok((plain, meta)) => {
+                if meta.is_symlink() {
+                    let shown = shown(&plain);
+                    session.screen.note(&format!(
+                        "{shown} is a link and stored as one: name its target to store what it leads to"
+                    ));
+                }
+                sources.push(plain.as_os_str().as_bytes().to_vec());
+            }
+            Err(e) if !paths.iter().any(|path| path.symlink_metadata().is_ok()) => {
+                return Err(e).with_context(|| format!("cannot find {}", shown(path)));
+            }
+            // Kept among the sources, so that the walk reports it and the snapshot records it.
+            Err(_) => sources.push(std::path::absolute(path)?.as_os_str().as_bytes().to_vec()),
+        }
+    }
+    sources.sort();
+    sources.dedup();
+    Ok(sources)
+}
+
+fn host_name() -> Vec<u8> {
+    rustix::system::uname().nodename().to_bytes().to_vec()
+}
+
+fn now() -> Time {
+    let now = jiff::Timestamp::now();
+    Time { seconds: now.as_second(), nanoseconds: u32::try_from(now.subsec_nanosecond()).unwrap_or_default() }
+}
+
+fn parse_time(text: &str) -> Result<Time> {
+    let local = || {
+        text.parse::<jiff::civil::DateTime>()
+            .and_then(|t| t.to_zoned_datetime(jiff::tz::TimeZone::system()))
+            .map(|z| z.timestamp())
+    };
+    let stamp = text.parse::<jiff::Timestamp>().or_else(|_| local());
+    let stamp =
+        stamp.map_err(|e| Error::Usage(format!("{text:?} is no time ({e}); write it as in '2026-05-31 23:59'")))?;
+    Ok(Time { seconds: stamp.as_second(), nanoseconds: u32::try_from(stamp.subsec_nanosecond()).unwrap_or_default() })
+}
+
+#[derive(Serialize)]
+struct JsonBackup {
+    message: &'static str,
+    dry_run: bool,
+    id: String,
+    complete: bool,
+    files: u64,
+    folders: u64,
+    others: u64,
+    bytes: u64,
+    files_read: u64,
+    problems: u64,
+    added_blobs: u64,
+    added_raw_bytes: u64,
+    added_stored_bytes: u64,
+    sources: Vec<crate::cli::render::JsonBytes>,
+}
+
+fn report(session: &Session<'_>, snapshot: &Snapshot, dry_run: bool) -> Result<()> {
+    let c = &snapshot.counts;
+    let entries = format!("{} files, {} folders, {} others, {}", c.files, c.folders, c.others, size(c.bytes));
+    let verb = if dry_run { "would add" } else { "added" };
+    let added = format!(
+        "read {} files; {verb} {} ({} stored)",
+        c.files_read,
+        size(c.added_raw_bytes),
+        size(c.added_stored_bytes)
+    );
+    session.screen.say(&format!("{entries}\n{added}"))?;
+    if !dry_run {
+        session.screen.say(&format!("snapshot {} is stored", snapshot.id.short()))?;
+    }
+    if !snapshot.complete {
+        session.screen.note(&format!("it is incomplete: {} problems, recorded in the snapshot", c.problems));
+    }
+    session.screen.object(&JsonBackup {
+        message: "backup",
+        dry_run,
+        id: snapshot.id.to_string(),
+        complete: snapshot.complete,
+        files: c.files,
+        folders: c.folders,
+        others: c.others,
+        bytes: c.bytes,
+        files_read: c.files_read,
+        problems: c.problems,
+        added_blobs: c.added_blobs,
+        added_raw_bytes: c.added_raw_bytes,
+        added_stored_bytes: c.added_stored_bytes,
+        sources: snapshot.sources.iter().map(|s| json_bytes(s)).collect(),
+    })
+}

@@ -1,0 +1,351 @@
+//! What people and programs are shown: text without control characters, tables, JSON, progress, errors with hints.
+
+use crate::cli::args::Global;
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use xsnap::{
+    error::Error,
+    progress::{Event, Progress},
+};
+
+/// How often a plain line tells how far the work is, where no bar can be drawn.
+const LINE_INTERVAL: Duration = Duration::from_secs(30);
+/// How many problems are told one by one; the rest is counted.
+const MAX_TOLD_PROBLEMS: u64 = 100;
+
+/// Where everything for people goes.
+pub struct Screen {
+    json: bool,
+    quiet: bool,
+    bar: Option<ProgressBar>,
+    lines: Mutex<Instant>,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    problems: AtomicU64,
+    stop: Arc<AtomicBool>,
+}
+
+/// Makes text of bytes: control characters, and bytes that are no text, become `\x1b` and the like.
+pub fn clean(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\t' => text.push_str("\\t"),
+                '\n' => text.push_str("\\n"),
+                '\r' => text.push_str("\\r"),
+                c if c.is_control() || is_invisible(c) => {
+                    let _ = write!(text, "\\u{{{:x}}}", u32::from(c));
+                }
+                c => text.push(c),
+            }
+        }
+        chunk.invalid().iter().for_each(|b| {
+            let _ = write!(text, "\\x{b:02x}");
+        });
+    }
+    text
+}
+
+/// Characters that turn the direction of a line, or hide.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// A size as people read it.
+pub fn size(bytes: u64) -> String {
+    HumanBytes(bytes).to_string()
+}
+
+/// Bytes as JSON holds them: as text, and exactly, in hex, where they are none.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum JsonBytes {
+    /// They are text.
+    Text(String),
+    /// They are not.
+    Exact {
+        /// With replacements, for people.
+        text: String,
+        /// Exactly, in hex.
+        hex: String,
+    },
+}
+
+/// Bytes as JSON holds them.
+pub fn json_bytes(bytes: &[u8]) -> JsonBytes {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => JsonBytes::Text(text.to_owned()),
+        Err(_) => JsonBytes::Exact {
+            text: String::from_utf8_lossy(bytes).into_owned(),
+            hex: data_encoding::HEXLOWER.encode(bytes),
+        },
+    }
+}
+
+#[derive(Serialize)]
+struct JsonProblem<'a> {
+    message: &'static str,
+    path: JsonBytes,
+    verb: &'a str,
+    cause: String,
+}
+
+#[derive(Serialize)]
+struct JsonError {
+    message: &'static str,
+    exit_code: u8,
+    error: String,
+    hint: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonNote<'a> {
+    message: &'static str,
+    text: &'a str,
+}
+
+impl Screen {
+    /// A screen as the words typed want it.
+    pub fn new(global: &Global) -> Self {
+        let drawn = !global.json && !global.quiet && io::stderr().is_terminal();
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            bar: drawn.then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8))),
+            lines: Mutex::new(Instant::now()),
+            entries: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            problems: AtomicU64::new(0),
+            stop: Arc::default(),
+        }
+    }
+
+    /// From now on Ctrl-C and SIGTERM ask for a stop at the next safe place; the second one ends at once.
+    pub fn catch_signals(&self) {
+        let stop = Arc::clone(&self.stop);
+        let caught = ctrlc::set_handler(move || {
+            if stop.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            let _ = writeln!(
+                io::stderr(),
+                "\nxsnap: stopping; what is under way is finished first (again to stop at once)"
+            );
+        });
+        if let Err(e) = caught {
+            self.note(&format!("Ctrl-C cannot be caught ({e})"));
+        }
+    }
+
+    /// Whether reports go out as JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Shows the bar from now on.
+    pub fn begin(&self, verb: &str) {
+        if let Some(bar) = &self.bar {
+            let style =
+                "{prefix} {elapsed_precise} {bar:24} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {wide_msg}";
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+            bar.set_prefix(verb.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Writes a line of the report to the standard output.
+    ///
+    /// # Errors
+    /// Those of writing; a closed pipe is no error for whoever reads only the first lines.
+    pub fn line(&self, text: &str) -> anyhow::Result<()> {
+        match writeln!(io::stdout().lock(), "{text}") {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            written => Ok(written?),
+        }
+    }
+
+    /// Writes a line of the report for people: not where JSON, or nothing, is wanted.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn say(&self, text: &str) -> anyhow::Result<()> {
+        if self.json || self.quiet { Ok(()) } else { self.line(text) }
+    }
+
+    /// Writes an object of the report for programs.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn object(&self, object: &impl Serialize) -> anyhow::Result<()> {
+        if self.json { self.line(&serde_json::to_string(object)?) } else { Ok(()) }
+    }
+
+    fn aside(&self, text: &str) {
+        let show = || drop(writeln!(io::stderr(), "{text}"));
+        match &self.bar {
+            Some(bar) => bar.suspend(show),
+            None => show(),
+        }
+    }
+
+    /// Tells people something that is no problem.
+    pub fn note(&self, text: &str) {
+        if self.json {
+            let _ = self.object(&JsonNote { message: "note", text });
+        } else if !self.quiet {
+            self.aside(&format!("xsnap: {}", clean(text.as_bytes())));
+        }
+    }
+
+    /// How many problems were told.
+    pub fn problems(&self) -> u64 {
+        self.problems.load(Ordering::Relaxed)
+    }
+
+    /// Shows why everything failed, and what can be done about it. Returns the exit code.
+    pub fn failure(&self, error: &anyhow::Error) -> u8 {
+        self.end();
+        let known = error.chain().find_map(|e| e.downcast_ref::<Error>());
+        let exit_code = known.map_or(1, Error::exit_code);
+        let hint = known.and_then(hint);
+        let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+        let text = clean(causes.join(": ").as_bytes());
+        if self.json {
+            let _ = self.object(&JsonError { message: "error", exit_code, error: text, hint });
+            return exit_code;
+        }
+        self.aside(&format!("xsnap: {text}"));
+        if let Some(hint) = hint {
+            self.aside(&format!("  {hint}"));
+        }
+        exit_code
+    }
+
+    fn plain_line(&self) {
+        let Ok(mut last) = self.lines.try_lock() else { return };
+        if last.elapsed() >= LINE_INTERVAL {
+            *last = Instant::now();
+            let (entries, bytes) = (self.entries.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+            let _ = writeln!(io::stderr(), "xsnap: {entries} entries, {} so far", size(bytes));
+        }
+    }
+}
+
+impl Progress for Screen {
+    fn tell(&self, event: Event<'_>) {
+        match event {
+            Event::Total { bytes, .. } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_length(bytes);
+                }
+            }
+            Event::Path(path) => {
+                if let Some(bar) = &self.bar {
+                    bar.set_message(clean(path));
+                }
+            }
+            Event::Done { entries, bytes } => {
+                self.entries.fetch_add(entries, Ordering::Relaxed);
+                let done = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                match &self.bar {
+                    Some(bar) => {
+                        if bar.length().is_none_or(|length| length < done) {
+                            bar.set_length(done);
+                        }
+                        bar.set_position(done);
+                    }
+                    None if !self.quiet && !self.json => self.plain_line(),
+                    None => {}
+                }
+            }
+            Event::Problem { path, verb, cause } => {
+                let told = self.problems.fetch_add(1, Ordering::Relaxed);
+                let cause = causes(cause);
+                if self.json {
+                    let _ = self.object(&JsonProblem { message: "problem", path: json_bytes(path), verb, cause });
+                } else if told < MAX_TOLD_PROBLEMS {
+                    self.aside(&format!("xsnap: cannot {verb} {}: {}", clean(path), clean(cause.as_bytes())));
+                } else if told == MAX_TOLD_PROBLEMS {
+                    self.aside("xsnap: further problems are only counted");
+                }
+            }
+            Event::Note(text) => self.note(text),
+            _ => {}
+        }
+    }
+
+    fn stop_wanted(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn causes(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.get_ref().and_then(|inner| inner.source());
+    while let Some(cause) = next {
+        let _ = write!(text, ": {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// What a person can do about an error. The one place where hints are.
+fn hint(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::NoRepository { .. } => {
+            "Look whether the stick is mounted and the path is right. `xsnap init` makes a new repository.".into()
+        }
+        Error::Locked { .. } => "Wait until it has ended, and try again. A lock never outlives its process.".into(),
+        Error::WrongPassword { .. } => "Look for a changed keyboard layout or a line end in the password file.".into(),
+        Error::PasswordNeeded => {
+            "Give it with --password-file, --password-command, XSNAP_PASSWORD or XSNAP_PASSWORD_FILE, or type it at a terminal.".into()
+        }
+        Error::PasswordUnexpected { .. } => {
+            "If it should be encrypted, this is not the stick you think it is. Else leave the password out.".into()
+        }
+        Error::MediumGone { .. } => {
+            "Plug it in again and mount it. Snapshots made earlier are whole; the next run goes on where this one stopped.".into()
+        }
+        Error::MediumFull { .. } => "Snapshots made earlier are whole. Make room, or take another medium, and run it again.".into(),
+        Error::Damaged { .. } | Error::Missing { .. } => {
+            "`xsnap check --read-data` tells what is damaged and which files it touches.".into()
+        }
+        Error::Newer { .. } => "Use the xsnap that wrote it, or a later one.".into(),
+        Error::NoSnapshot { .. } => "`xsnap list` shows what there is.".into(),
+        Error::Interrupted => "What was stored until now is used by the next run.".into(),
+        Error::Occupied { .. } => "Take another folder, or an empty one.".into(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn no_name_can_speak_to_the_terminal() {
+        assert_eq!(clean(b"esc\x1b[31mred"), "esc\\u{1b}[31mred");
+        assert_eq!(clean(b"new\nline\ttab\xff"), "new\\nline\\ttab\\xff");
+        assert_eq!(clean("\u{202e}gpj.exe \u{9b}31m".as_bytes()), "\\u{202e}gpj.exe \\u{9b}31m");
+        assert_eq!(clean("ünïcode-名前".as_bytes()), "ünïcode-名前");
+    }
+}

@@ -1,0 +1,318 @@
+//! From words to an open repository: where it is, whether a stick is mounted there, where the password comes from.
+
+use crate::cli::{
+    args::{Args, Choice, Command, Global},
+    commands,
+    render::{Screen, clean},
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    ffi::{OsStr, OsString},
+    io::{BufRead, BufReader, IsTerminal, Read},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+    process::{Command as Process, Stdio},
+    sync::Arc,
+};
+use xsnap::{
+    error::Error,
+    repo::{
+        keys::Password,
+        repository::{Access, Credentials, Repository},
+        snapshot::{Selection, Snapshot, choose},
+        tree::Time,
+    },
+    storage::{local::LocalStorage, object::Storage},
+};
+use zeroize::Zeroize;
+
+/// Where sticks are mounted: nothing is made there while nothing is mounted.
+const MOUNT_BASES: [&str; 3] = ["/media", "/mnt", "/run/media"];
+
+/// Runs a command and returns its exit code.
+///
+/// # Errors
+/// What made the command fail.
+pub fn run(args: &Args, screen: &Screen) -> Result<u8> {
+    let session = Session { global: &args.global, screen };
+    match &args.command {
+        Command::Init(words) => commands::backup::init(&session, words),
+        Command::Backup(words) => commands::backup::backup(&session, words),
+        Command::List(words) => commands::show::list(&session, words),
+        Command::Ls(words) => commands::show::ls(&session, words),
+        Command::Cat(words) => commands::show::cat(&session, words),
+        Command::Dump(words) => commands::show::dump(&session, words),
+        Command::Restore(words) => commands::restore::restore(&session, words),
+        Command::Check(words) => commands::check::check(&session, words),
+    }
+}
+
+/// The words that every command knows, and the screen.
+pub struct Session<'a> {
+    pub global: &'a Global,
+    pub screen: &'a Screen,
+}
+
+impl Session<'_> {
+    /// Where the repository is.
+    ///
+    /// # Errors
+    /// `Usage` where nobody said.
+    pub fn repo_path(&self) -> Result<&Path> {
+        let missing = "no repository was named: give --repo DIR, or set XSNAP_REPO";
+        Ok(self
+            .global
+            .repo
+            .as_deref()
+            .filter(|p| !p.as_os_str().is_empty())
+            .ok_or_else(|| Error::Usage(missing.into()))?)
+    }
+
+    /// The medium of the repository.
+    ///
+    /// # Errors
+    /// `Usage` where nobody said where it is.
+    pub fn storage(&self) -> Result<Arc<dyn Storage>> {
+        Ok(Arc::new(LocalStorage::new(self.repo_path()?)))
+    }
+
+    /// How many threads work.
+    pub fn threads(&self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(2, usize::from);
+        self.global.threads.map_or_else(processors, usize::from)
+    }
+
+    /// Refuses a place below the folders where sticks are mounted, while nothing is mounted there: the files would land
+    /// on the machine's own disk.
+    ///
+    /// # Errors
+    /// `Usage`, naming the flag to go on.
+    pub fn refuse_unmounted(&self, path: &Path, allowed: bool) -> Result<()> {
+        let whole = std::path::absolute(path).with_context(|| format!("cannot make sense of {}", path.display()))?;
+        let existing = whole.ancestors().find_map(|p| p.canonicalize().ok().map(|real| (p, real)));
+        let whole = match existing {
+            Some((ancestor, real)) => real.join(whole.strip_prefix(ancestor).unwrap_or(Path::new(""))),
+            None => whole,
+        };
+        let Some(base) = MOUNT_BASES.iter().find(|base| whole.starts_with(base)) else { return Ok(()) };
+        let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        let is_mounted = mount_points(&mounts).iter().any(|m| whole.starts_with(m) && m.starts_with(base));
+        if allowed || is_mounted {
+            return Ok(());
+        }
+        let path = path.display();
+        bail!(Error::Usage(format!("nothing is mounted at {path}: mount the stick first, or say --allow-unmounted")))
+    }
+
+    /// The password, if it was given in any way that needs no terminal.
+    ///
+    /// # Errors
+    /// Where the file or the command that should give it fails.
+    pub fn given_password(&self) -> Result<Option<Password>> {
+        if let Some(path) = &self.global.password_file {
+            let file =
+                std::fs::File::open(path).with_context(|| format!("cannot open password file {}", path.display()))?;
+            let what = format!("password file {}", path.display());
+            return first_line(file, &what).map(Some);
+        }
+        if let Some(command) = &self.global.password_command {
+            return password_of_command(command).map(Some);
+        }
+        match std::env::var_os("XSNAP_PASSWORD") {
+            Some(password) => Ok(Some(not_empty(password.into_vec(), "XSNAP_PASSWORD")?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Asks for a new password, twice.
+    ///
+    /// # Errors
+    /// `PasswordNeeded` without a terminal; `Usage` where the two differ or are empty.
+    pub fn ask_new_password(&self) -> Result<Password> {
+        let mut first = ask("Password for the new repository: ")?;
+        let mut second = ask("Once more: ")?;
+        let same = first == second;
+        second.zeroize();
+        if !same {
+            first.zeroize();
+            bail!(Error::Usage("the two passwords are not the same".into()));
+        }
+        not_empty(first.into_bytes(), "the password")
+    }
+
+    /// Opens the repository. The password is asked for only if it is needed and was not given.
+    ///
+    /// # Errors
+    /// What `Repository::open` says.
+    pub fn open(&self, access: Access) -> Result<Repository> {
+        self.open_at(self.storage()?, access)
+    }
+
+    /// Opens a repository at a place of its own.
+    ///
+    /// # Errors
+    /// What `Repository::open` says.
+    pub fn open_at(&self, storage: Arc<dyn Storage>, access: Access) -> Result<Repository> {
+        let ask_once = || Ok(Password::new(ask("Password: ")?.into_bytes()));
+        let credentials = match self.given_password()? {
+            Some(password) => Credentials::Given(password),
+            None => Credentials::Ask(&ask_once),
+        };
+        let repository = Repository::open(storage, credentials, access)?;
+        for note in repository.notes() {
+            self.screen.note(&note);
+        }
+        for damaged in repository.damaged_snapshots() {
+            let name = &damaged.name;
+            self.screen
+                .note(&format!("snapshot object {name} is damaged in both places and left out: {}", damaged.why));
+        }
+        Ok(repository)
+    }
+
+    /// The snapshot and the path that a word such as `latest:/etc` means.
+    ///
+    /// # Errors
+    /// `NoSnapshot`, or `Usage` where it means several.
+    pub fn chosen<'r>(
+        &self,
+        repository: &'r Repository,
+        what: &OsStr,
+        choice: &Choice,
+    ) -> Result<(&'r Snapshot, Vec<u8>)> {
+        let bytes = what.as_bytes();
+        let (word, path) = match bytes.iter().position(|b| *b == b':') {
+            Some(at) => (bytes.get(..at).unwrap_or_default(), bytes.get(at + 1..).unwrap_or_default()),
+            None => (bytes, &[][..]),
+        };
+        let chosen = choose(repository.snapshots(), &String::from_utf8_lossy(word), &selection(choice))?;
+        if let Some(other) = chosen.claims_later {
+            let (id, time) = (other.id.short(), time_text(other.time));
+            self.screen.note(&format!(
+                "{} was made last, but {id} claims a later time ({time}): a clock was wrong",
+                chosen.snapshot.id.short()
+            ));
+        }
+        Ok((chosen.snapshot, normal_path(path)))
+    }
+}
+
+/// A path in a snapshot with a leading `/`, without empty names and dots; empty for the root.
+fn normal_path(path: &[u8]) -> Vec<u8> {
+    let mut names: Vec<&[u8]> = Vec::new();
+    for name in path.split(|b| *b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    names.iter().flat_map(|name| [b"/", *name].concat()).collect()
+}
+
+/// Which snapshots some words choose.
+pub fn selection(choice: &Choice) -> Selection {
+    let path = |p: &PathBuf| normal_path(std::path::absolute(p).unwrap_or_else(|_| p.clone()).as_os_str().as_bytes());
+    Selection {
+        host: choice.host.as_ref().map(|h| h.as_bytes().to_vec()),
+        tags: choice.tag.clone(),
+        paths: choice.path.iter().map(path).collect(),
+    }
+}
+
+/// A time as people read it, in the zone of this machine.
+pub fn time_text(time: Time) -> String {
+    let stamp = jiff::Timestamp::new(time.seconds, i32::try_from(time.nanoseconds).unwrap_or_default());
+    match stamp {
+        Ok(stamp) => stamp.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => format!("{} s after 1970", time.seconds),
+    }
+}
+
+fn ask(prompt: &str) -> Result<String, Error> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::PasswordNeeded);
+    }
+    rpassword::prompt_password(prompt).map_err(|e| Error::file("read a password from", "/dev/tty", e))
+}
+
+fn not_empty(bytes: Vec<u8>, what: &str) -> Result<Password> {
+    if bytes.is_empty() {
+        bail!(Error::Usage(format!("{what} is empty; an empty password protects nothing")));
+    }
+    Ok(Password::new(bytes))
+}
+
+/// The first line of something, without its end.
+fn first_line(source: impl Read, what: &str) -> Result<Password> {
+    let mut line = Vec::new();
+    BufReader::new(source.take(64 << 10))
+        .read_until(b'\n', &mut line)
+        .with_context(|| format!("cannot read {what}"))?;
+    while line.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+        line.pop();
+    }
+    not_empty(line, what)
+}
+
+fn password_of_command(command: &str) -> Result<Password> {
+    let what = format!("password command {command:?}");
+    let mut child = Process::new("sh")
+        .arg("-c")
+        .arg(command)
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {what}"))?;
+    let password = child.stdout.take().map(|out| first_line(out, &what));
+    let status = child.wait().with_context(|| format!("cannot wait for {what}"))?;
+    if !status.success() {
+        bail!("{what} failed: {status}");
+    }
+    password.unwrap_or_else(|| bail!("{what} printed nothing"))
+}
+
+/// Mount points as /proc/self/mountinfo tells them, blanks in their names unescaped.
+fn mount_points(mountinfo: &[u8]) -> Vec<PathBuf> {
+    let point = |line: &[u8]| line.split(|b| *b == b' ').nth(4).map(unescape);
+    mountinfo.split(|b| *b == b'\n').filter_map(point).map(|bytes| PathBuf::from(OsString::from_vec(bytes))).collect()
+}
+
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), text);
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = (*first == b'\\').then(|| tail.get(..3)).flatten();
+        match octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    bytes
+}
+
+/// A path for people.
+pub fn shown(path: &Path) -> String {
+    clean(path.as_os_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_with_blanks_are_understood() {
+        let line = b"36 35 98:0 / /media/my\\040stick rw - vfat /dev/sdb1 rw\n";
+        assert_eq!(mount_points(line), [PathBuf::from("/media/my stick")]);
+    }
+
+    #[test]
+    fn a_path_in_a_snapshot_is_made_plain() {
+        assert_eq!(normal_path(b"etc//x/../y/."), b"/etc/y");
+        assert_eq!(normal_path(b"/"), b"");
+    }
+}

@@ -1,0 +1,115 @@
+//! xsnap keeps snapshots of a machine in a content-addressed repository and brings them back exactly.
+//!
+//! This file is the floor plan, bottom floor first; **its order is the law: a file uses only files declared above it.**
+//! A test reads it and every file's `crate::` paths.
+
+/// Every way xsnap can fail, and the exit code each way earns.
+pub mod error;
+
+/// What stored things are called.
+pub mod id;
+
+/// What has happened so far, told to a screen, a log or a test.
+pub mod progress;
+
+/// Named objects; knows nothing of what is inside them.
+pub mod storage {
+    /// The contract of every storage.
+    pub mod object;
+
+    /// The outer bytes of every object.
+    pub mod envelope;
+
+    /// Objects as files below one directory.
+    pub mod local;
+}
+
+/// Bytes in, ids out; ids in, bytes out. No paths, no modes, no times.
+pub mod blobs {
+    /// Stored records to bytes and back.
+    pub mod codec;
+
+    /// The two keys, and sealing.
+    pub mod seal;
+
+    /// Where one stream is cut.
+    pub mod chunker;
+
+    /// Many blobs compressed as one.
+    pub mod frame;
+
+    /// Many frames in one object.
+    pub mod pack;
+
+    /// Where each blob lies, in memory.
+    pub mod index;
+
+    /// The way in.
+    pub mod writer;
+
+    /// The way out.
+    pub mod reader;
+}
+
+/// What the blobs mean.
+pub mod repo {
+    /// A folder as stored.
+    pub mod tree;
+
+    /// Stored folders and contents read back as streams.
+    pub mod listing;
+
+    /// Password to keys.
+    pub mod keys;
+
+    /// The repository's own parameters.
+    pub mod config;
+
+    /// One moment of one machine; choosing one.
+    pub mod snapshot;
+
+    /// Small objects kept as two files.
+    pub mod paired;
+
+    /// index.sqlite, a cache that travels with the repository.
+    pub mod catalog;
+
+    /// The handle: make, open, read, write, commit.
+    pub mod repository;
+}
+
+/// Files of this machine into trees, trees into files; could serve any Linux host.
+pub mod archive {
+    /// What is left out, and why.
+    pub mod filter;
+
+    /// Owner, mode, times, attributes: read and apply.
+    pub mod metadata;
+
+    /// Live folders by descriptor; entries made, replaced, removed.
+    pub mod live;
+
+    /// The bytes of one live file into blobs.
+    pub mod content;
+
+    /// Entries in stored order into trees.
+    pub mod assemble;
+
+    /// The live tree in stored order.
+    pub mod walk;
+
+    /// Files of the target filled, frame after frame.
+    pub mod fill;
+
+    /// A snapshot into live files.
+    pub mod restore;
+
+    /// A restored tree compared with the snapshot.
+    pub mod verify;
+
+    /// A stored file as a stream, a stored folder as tar.
+    pub mod dump;
+
+    /// Live files into a snapshot.
+    pub mod backup;
+}

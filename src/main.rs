@@ -1,0 +1,51 @@
+//! The binary: arguments in, exit code out.
+
+/// The only floor that speaks to people, reads the environment, or exits.
+mod cli {
+    /// The words a person may type.
+    pub mod args;
+
+    /// Tables, JSON, progress, errors with hints.
+    pub mod render;
+
+    /// From words to an open repository.
+    pub mod session;
+
+    /// One file for each group of commands.
+    pub mod commands {
+        /// init, backup.
+        pub mod backup;
+
+        /// list, ls, cat, dump.
+        pub mod show;
+
+        /// restore.
+        pub mod restore;
+
+        /// check.
+        pub mod check;
+    }
+}
+
+use clap::Parser;
+use cli::{args::Args, render::Screen};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let screen = Screen::new(&args.global);
+    screen.catch_signals();
+    raise_open_file_limit();
+    match cli::session::run(&args, &screen) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => ExitCode::from(screen.failure(&e)),
+    }
+}
+
+/// A deep tree is walked with one descriptor for each folder on the way.
+fn raise_open_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Without it only trees of unusual depth are out of reach, and say so.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+}

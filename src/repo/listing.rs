@@ -1,0 +1,168 @@
+//! Stored folders and contents read back as streams: runs out of lists, entries out of pieces.
+//!
+//! The one place that follows ids through the lists; restore, check, compare and ls all walk with it. A damaged piece or
+//! list is one error in the stream, and the stream goes on behind it. See `format-spec/04-trees.md`.
+
+use crate::{
+    blobs::reader::Reader,
+    error::{Error, Result},
+    id::BlobId,
+    repo::tree::{Content, Entry, MAX_DEPTH, Node, Run, Stat, decode_list, decode_piece, decode_stats},
+};
+use std::vec;
+
+/// The runs of a content, one after the other, however deep its lists are.
+#[derive(Debug)]
+pub struct Runs<'a> {
+    reader: &'a Reader,
+    levels: Vec<(u8, vec::IntoIter<Run>)>,
+    lists: Vec<BlobId>,
+}
+
+/// Walks the runs of a content.
+pub fn runs<'a>(reader: &'a Reader, content: &Content) -> Runs<'a> {
+    Runs { reader, levels: vec![(content.depth.min(MAX_DEPTH), content.runs.clone().into_iter())], lists: Vec::new() }
+}
+
+impl Runs<'_> {
+    fn open(&self, id: &BlobId, length_bytes: u64) -> Result<Vec<Run>> {
+        let object = format!("list {id}");
+        let runs = decode_list(&self.reader.blob(id)?, &object)?;
+        if runs.iter().map(Run::length_bytes).sum::<u64>() != length_bytes {
+            return Err(Error::damaged(object, "it stands for another length than its list says"));
+        }
+        Ok(runs)
+    }
+
+    /// Takes the ids of the list blobs that were opened since the last call.
+    pub fn take_lists(&mut self) -> Vec<BlobId> {
+        std::mem::take(&mut self.lists)
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Result<Run>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (depth, level) = self.levels.last_mut()?;
+            match (*depth, level.next()) {
+                (_, None) => drop(self.levels.pop()),
+                (0, Some(run)) => return Some(Ok(run)),
+                (_, Some(hole @ Run::Hole { .. })) => return Some(Ok(hole)),
+                (depth, Some(Run::Data { id, length_bytes })) => {
+                    self.lists.push(id);
+                    match self.open(&id, length_bytes) {
+                        Ok(runs) => self.levels.push((depth - 1, runs.into_iter())),
+                        Err(e) => return Some(Err(e)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The entries of a folder, in the order of names, with the stats that go with them where those are there.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    pieces: Runs<'a>,
+    stats: Option<Runs<'a>>,
+    open: vec::IntoIter<Entry>,
+    open_stats: vec::IntoIter<Stat>,
+    last: Vec<u8>,
+    blobs: Vec<BlobId>,
+}
+
+/// Walks the entries of a folder. `stats` is the parallel stream, if wanted.
+pub fn listing<'a>(reader: &'a Reader, folder: &Content, stats: Option<&Content>) -> Listing<'a> {
+    Listing {
+        pieces: runs(reader, folder),
+        stats: stats.map(|stats| runs(reader, stats)),
+        open: Vec::new().into_iter(),
+        open_stats: Vec::new().into_iter(),
+        last: Vec::new(),
+        blobs: Vec::new(),
+    }
+}
+
+impl Listing<'_> {
+    /// Opens the next piece and the stats beside it. Stats that cannot be read, or do not fit, are done without.
+    fn open_next(&mut self) -> Option<Result<()>> {
+        let run = self.pieces.next()?;
+        let stats = self.stats.as_mut().and_then(Iterator::next);
+        Some(run.and_then(|run| {
+            let Run::Data { id, .. } = run else {
+                return Err(Error::damaged("a folder's list", "there is a hole in it"));
+            };
+            self.blobs.push(id);
+            let object = format!("tree {id}");
+            let entries = decode_piece(&self.pieces.reader.blob(&id)?, &object)?;
+            if entries.first().is_some_and(|first| !self.last.is_empty() && first.name <= self.last) {
+                return Err(Error::damaged(object, "its names do not follow those of the piece before it"));
+            }
+            self.last = entries.last().map(|last| last.name.clone()).unwrap_or_default();
+            let stats = self.stats_of(stats, entries.len());
+            (self.open, self.open_stats) = (entries.into_iter(), stats.into_iter());
+            Ok(())
+        }))
+    }
+
+    fn stats_of(&mut self, run: Option<Result<Run>>, entries: usize) -> Vec<Stat> {
+        let Some(Ok(Run::Data { id, .. })) = run else { return Vec::new() };
+        let bytes = self.pieces.reader.blob(&id);
+        let stats = bytes.and_then(|bytes| decode_stats(&bytes, "stats")).unwrap_or_default();
+        if stats.len() == entries { stats } else { Vec::new() }
+    }
+
+    /// Takes the ids of the pieces and lists that were opened since the last call.
+    pub fn take_blobs(&mut self) -> Vec<BlobId> {
+        let mut blobs = std::mem::take(&mut self.blobs);
+        blobs.append(&mut self.pieces.take_lists());
+        blobs
+    }
+}
+
+impl Iterator for Listing<'_> {
+    type Item = Result<(Entry, Option<Stat>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.open.next() {
+                return Some(Ok((entry, self.open_stats.next())));
+            }
+            if let Err(e) = self.open_next()? {
+                return Some(Err(e));
+            }
+        }
+    }
+}
+
+/// Finds the entry at a path in a snapshot, with a leading `/`; the root itself for an empty path.
+///
+/// # Errors
+/// `Damaged` or `Missing` where the list that could name it is lost; storage errors. Nothing where it is not there.
+pub fn find(reader: &Reader, root: &Entry, path: &[u8]) -> Result<Option<Entry>> {
+    let mut at = root.clone();
+    for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
+        let Node::Folder { content } = &at.node else { return Ok(None) };
+        let (mut found, mut failure) = (None, None);
+        for entry in listing(reader, content, None) {
+            match entry {
+                Ok((entry, _)) if entry.name == name => found = Some(entry),
+                Ok((entry, _)) if entry.name.as_slice() < name => continue,
+                Ok(_) => {}
+                Err(e) => {
+                    failure = Some(e);
+                    continue;
+                }
+            }
+            break;
+        }
+        match (found, failure) {
+            (Some(entry), _) => at = entry,
+            (None, Some(e)) => return Err(e),
+            (None, None) => return Ok(None),
+        }
+    }
+    Ok(Some(at))
+}

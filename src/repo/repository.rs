@@ -1,0 +1,593 @@
+//! The handle: make a repository, open one, and get at its snapshots, its reader and its writer.
+//!
+//! Opening catches the catalogue up with what lies on the medium, so that nobody ever has to rebuild an index. Never
+//! touches live files. See `format-spec/01-objects.md`.
+
+use crate::{
+    blobs::{
+        chunker::{ChunkSizes, Chunker},
+        index::Index,
+        pack::{self, Published, Toc},
+        reader::{BadFrame, Reader},
+        seal::Secrets,
+        writer::{Target, Writer, WriterOptions},
+    },
+    error::{Error, Result},
+    id::{BlobId, Generation, ObjectName, RepositoryId, SnapshotId, random},
+    repo::{
+        catalog::{Catalog, Outcome, PackRow, PlainFields},
+        config::{self, Clear, Config},
+        keys::{self, Cost, Password},
+        paired,
+        snapshot::Snapshot,
+    },
+    storage::{
+        envelope::{self, Kind, Label},
+        object::{Folder, Guard, Listed, LockMode, Locking, Storage},
+    },
+};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// What an opened repository will be used for; decides which lock is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only. On a medium without locks, or one that cannot be written, it goes on without.
+    Read,
+    /// Adding. Others may read and add at the same time.
+    Write,
+    /// Alone with the repository.
+    Exclusive,
+}
+
+/// Where a password comes from.
+pub enum Credentials<'a> {
+    /// It was given. For a repository that is not encrypted that is an error.
+    Given(Password),
+    /// Somebody can be asked, once it turns out to be needed.
+    Ask(&'a dyn Fn() -> Result<Password>),
+}
+
+/// What a new repository shall be.
+#[derive(Debug)]
+pub struct InitOptions {
+    /// Its parameters.
+    pub config: Config,
+    /// Encrypted under this password, if any.
+    pub password: Option<Password>,
+    /// Use this identity key, so that ids are those of another repository.
+    pub identity: Option<[u8; 32]>,
+    /// What opening a key slot costs.
+    pub cost: Cost,
+}
+
+/// What is found where a repository could be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing that xsnap wrote, or no more than an interrupted `init` leaves.
+    Nothing,
+    /// A repository, encrypted or not.
+    Repository {
+        /// Whether a password is needed.
+        encrypted: bool,
+    },
+}
+
+/// A snapshot object that cannot be read from either of its files.
+#[derive(Debug, Clone)]
+pub struct DamagedSnapshot {
+    /// Its name.
+    pub name: ObjectName,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// An open repository.
+#[derive(Debug)]
+pub struct Repository {
+    storage: Arc<dyn Storage>,
+    secrets: Arc<Secrets>,
+    id: RepositoryId,
+    clear: Clear,
+    config: Config,
+    config_object: String,
+    catalog: Mutex<Catalog>,
+    snapshots: Vec<Snapshot>,
+    generations: HashMap<SnapshotId, Generation>,
+    damaged: Vec<DamagedSnapshot>,
+    notes: Vec<String>,
+    _guard: Option<Box<dyn Guard>>,
+}
+
+/// A config object that was found whole.
+struct FoundConfig {
+    name: ObjectName,
+    repository: RepositoryId,
+    clear: Clear,
+    body: Vec<u8>,
+}
+
+fn listed(storage: &dyn Storage, folder: Folder) -> Result<Vec<Listed>> {
+    storage.list(folder).map_err(|e| Error::storage("list", folder.as_str(), e))
+}
+
+/// Finds the config of the highest generation that is whole.
+fn find_config(storage: &dyn Storage) -> Result<Option<FoundConfig>> {
+    let pairs = paired::list(storage, Folder::Config, |name| config::generation_of(name).is_some())?;
+    let mut failure = None;
+    for (name, pair) in pairs.iter().rev() {
+        match paired::get(storage, Folder::Config, Kind::Config, None, name, pair) {
+            Ok(bytes) => {
+                let object = Folder::Config.object(name);
+                let (label, body) = envelope::open(&bytes, &object)?;
+                let clear = Clear::decode(body, &object)?;
+                return Ok(Some(FoundConfig {
+                    name: name.clone(),
+                    repository: label.repository,
+                    clear,
+                    body: body.to_vec(),
+                }));
+            }
+            Err(e) => failure = failure.or(Some(e)),
+        }
+    }
+    match failure {
+        Some(e) => Err(e),
+        None if holds_data(storage)? => Err(Error::damaged(
+            storage.location(),
+            "it holds packs or snapshots of xsnap but no config; it is not taken for empty",
+        )),
+        None => Ok(None),
+    }
+}
+
+/// Whether there is anything that `init` does not leave when it is interrupted.
+fn holds_data(storage: &dyn Storage) -> Result<bool> {
+    let mirrored = listed(storage, Folder::Mirror)?.iter().any(|l| !keys::is_slot_name(&l.name));
+    Ok(mirrored || !listed(storage, Folder::Packs)?.is_empty() || !listed(storage, Folder::Snapshots)?.is_empty())
+}
+
+/// Looks what is at a place, without any password.
+///
+/// # Errors
+/// `Damaged` where there are remains of a repository, `Newer`, and storage errors.
+pub fn probe(storage: &dyn Storage) -> Result<Presence> {
+    Ok(match find_config(storage)? {
+        None => Presence::Nothing,
+        Some(found) => Presence::Repository { encrypted: found.clear.encrypted },
+    })
+}
+
+fn take_lock(storage: &dyn Storage, access: Access, notes: &mut Vec<String>) -> Result<Option<Box<dyn Guard>>> {
+    let mode = if access == Access::Exclusive { LockMode::Exclusive } else { LockMode::Shared };
+    match storage.lock(mode).map_err(|e| Error::storage("lock", "the repository", e))? {
+        Locking::Held(guard) => Ok(Some(guard)),
+        Locking::Busy => {
+            let other = if access == Access::Exclusive {
+                "another xsnap is using it"
+            } else {
+                "another xsnap is alone with it"
+            };
+            Err(Error::Locked { location: storage.location(), why: other.into() })
+        }
+        Locking::Impossible(e) if access == Access::Exclusive => Err(Error::storage("lock", "the repository", e)),
+        Locking::Impossible(e) => {
+            if access == Access::Write {
+                notes.push(format!("this medium has no locks ({e}): do not prune it from another machine meanwhile"));
+            }
+            Ok(None)
+        }
+    }
+}
+
+impl Repository {
+    /// Makes a repository where there is none. On return it is there, durably, config and keys twice.
+    ///
+    /// # Errors
+    /// `Occupied` where a repository or foreign files are, `Locked`, `Damaged`, and storage errors.
+    pub fn init(storage: Arc<dyn Storage>, options: InitOptions) -> Result<Self> {
+        let occupied = |why: &str| Error::Occupied { location: storage.location(), why: why.into() };
+        if storage.holds_foreign().map_err(|e| Error::storage("list", storage.location(), e))? {
+            return Err(occupied("other files are there"));
+        }
+        storage.prepare().map_err(|e| Error::storage("make", storage.location(), e))?;
+        let mut notes = Vec::new();
+        // A medium without locks can still be initialised: whoever loses the race finds the name taken.
+        let guard = match take_lock(storage.as_ref(), Access::Exclusive, &mut notes) {
+            Err(e @ Error::Locked { .. }) => return Err(e),
+            guard => guard.ok().flatten(),
+        };
+        if probe(storage.as_ref())? != Presence::Nothing {
+            return Err(occupied("a repository is there already"));
+        }
+        let stale = paired::list(storage.as_ref(), Folder::Keys, keys::is_slot_name)?;
+        if !stale.is_empty() && options.password.is_none() {
+            return Err(occupied("the key of an encrypted repository is there, whose making was interrupted"));
+        }
+        for name in stale.keys() {
+            paired::delete(storage.as_ref(), Folder::Keys, name)?;
+        }
+        Self::write_first(&storage, &options)?;
+        drop(guard);
+        let credentials = match options.password {
+            Some(password) => Credentials::Given(password),
+            None => Credentials::Ask(&|| Err(Error::PasswordNeeded)),
+        };
+        Self::open(storage, credentials, Access::Write)
+    }
+
+    /// Key slot first, config last: its put is the commit.
+    fn write_first(storage: &Arc<dyn Storage>, options: &InitOptions) -> Result<()> {
+        let repository =
+            random().map(RepositoryId).map_err(|e| Error::file("read", "the system's random source", e))?;
+        let secrets = match &options.password {
+            None => Secrets::plain(),
+            Some(password) => {
+                let identity = match options.identity {
+                    Some(key) => key,
+                    None => random().map_err(|e| Error::file("read", "the system's random source", e))?,
+                };
+                let secrets = keys::draw(Some(identity))?;
+                let name = keys::draw_name()?;
+                let body = keys::seal_slot(&secrets, password, options.cost, &name)?;
+                paired::put(storage.as_ref(), Folder::Keys, &Label { kind: Kind::Key, repository, name }, &body)?;
+                secrets
+            }
+        };
+        let name = config::object_name(Generation::FIRST).ok_or(Error::Refused)?;
+        let body = options.config.seal(Clear::new(secrets.is_sealed()), &secrets, &name)?;
+        paired::put(storage.as_ref(), Folder::Config, &Label { kind: Kind::Config, repository, name }, &body).map(drop)
+    }
+
+    /// Opens a repository and catches its catalogue up. With write access, half-finished changes are completed and
+    /// what killed writers left is swept.
+    ///
+    /// # Errors
+    /// `NoRepository`, `Damaged`, `Newer`, `Locked`, `WrongPassword`, `PasswordNeeded`, `PasswordUnexpected`, and
+    /// storage errors.
+    pub fn open(storage: Arc<dyn Storage>, credentials: Credentials<'_>, access: Access) -> Result<Self> {
+        let location = storage.location();
+        if find_config(storage.as_ref())?.is_none() {
+            return Err(Error::NoRepository { location });
+        }
+        let mut notes = Vec::new();
+        let guard = take_lock(storage.as_ref(), access, &mut notes)?;
+        let found = find_config(storage.as_ref())?.ok_or(Error::NoRepository { location: location.clone() })?;
+        let config_object = Folder::Config.object(&found.name);
+        if access != Access::Read {
+            found.clear.allow_writing(&config_object)?;
+        }
+        let secrets = match (found.clear.encrypted, credentials) {
+            (false, Credentials::Given(_)) => return Err(Error::PasswordUnexpected { location }),
+            (false, Credentials::Ask(_)) => Secrets::plain(),
+            (true, Credentials::Given(password)) => unlock(storage.as_ref(), found.repository, &password)?,
+            (true, Credentials::Ask(ask)) => unlock(storage.as_ref(), found.repository, &ask()?)?,
+        };
+        let config = Config::open(&secrets, &found.name, &found.body, &config_object)?;
+        let catalog = Catalog::open(storage.catalog_file().as_deref(), found.repository).map_err(catalog_failed)?;
+        let mut repository = Self {
+            storage,
+            secrets: Arc::new(secrets),
+            id: found.repository,
+            clear: found.clear,
+            config,
+            config_object,
+            catalog: Mutex::new(catalog),
+            snapshots: Vec::new(),
+            generations: HashMap::new(),
+            damaged: Vec::new(),
+            notes,
+            _guard: guard,
+        };
+        if access != Access::Read {
+            repository.tidy()?;
+        }
+        repository.catch_up_packs()?;
+        repository.load_snapshots()?;
+        Ok(repository)
+    }
+
+    /// Completes pairs and sweeps what killed writers left.
+    fn tidy(&self) -> Result<()> {
+        let storage = self.storage.as_ref();
+        storage.sweep().map_err(|e| Error::storage("sweep", storage.location(), e))?;
+        let is_config = |name: &ObjectName| config::generation_of(name).is_some();
+        let pairs = paired::list(storage, Folder::Config, is_config)?;
+        paired::complete(storage, Folder::Config, Kind::Config, self.id, &pairs)?;
+        let pairs = paired::list(storage, Folder::Keys, keys::is_slot_name)?;
+        paired::complete(storage, Folder::Keys, Kind::Key, self.id, &pairs)?;
+        paired::complete(storage, Folder::Snapshots, Kind::Snapshot, self.id, &self.snapshot_pairs()?)?;
+        Ok(())
+    }
+
+    fn snapshot_pairs(&self) -> Result<BTreeMap<ObjectName, paired::Pair>> {
+        let is_snapshot = |name: &ObjectName| SnapshotId::from_object(name).is_some();
+        paired::list(self.storage.as_ref(), Folder::Snapshots, is_snapshot)
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` on the catalogue. Where SQLite fails, the catalogue is made again in memory and `work` run once more.
+    fn with_catalog<T>(&self, work: impl Fn(&Catalog) -> Outcome<T>) -> Result<T> {
+        let first = {
+            let catalog = self.catalog();
+            catalog.in_one_step(&work)
+        };
+        match first {
+            Ok(done) => Ok(done),
+            Err(_) => {
+                *self.catalog() = Catalog::in_memory(self.id).map_err(catalog_failed)?;
+                let rows = self.missing_packs(&HashMap::new(), &listed(self.storage.as_ref(), Folder::Packs)?)?;
+                let catalog = self.catalog();
+                rows.iter().try_for_each(|row| catalog.put_pack(row)).map_err(catalog_failed)?;
+                work(&catalog).map_err(catalog_failed)
+            }
+        }
+    }
+
+    /// Makes the catalogue's packs those of the medium. A pack whose length has changed is read anew.
+    fn catch_up_packs(&self) -> Result<()> {
+        let on_medium = listed(self.storage.as_ref(), Folder::Packs)?;
+        let known = self.with_catalog(Catalog::pack_lengths)?;
+        let lengths: HashMap<&ObjectName, u64> = on_medium.iter().map(|l| (&l.name, l.length_bytes)).collect();
+        let gone: Vec<&ObjectName> = known.iter().filter(|(n, l)| lengths.get(n) != Some(l)).map(|(n, _)| n).collect();
+        let rows = self.missing_packs(&known, &on_medium)?;
+        if gone.is_empty() && rows.is_empty() {
+            return Ok(());
+        }
+        self.with_catalog(|catalog| {
+            gone.iter().try_for_each(|name| catalog.drop_pack(name))?;
+            rows.iter().try_for_each(|row| catalog.put_pack(row))
+        })
+    }
+
+    fn missing_packs(&self, known: &HashMap<ObjectName, u64>, on_medium: &[Listed]) -> Result<Vec<PackRow>> {
+        let missing: Vec<&Listed> = on_medium.iter().filter(|l| known.get(&l.name) != Some(&l.length_bytes)).collect();
+        missing.par_iter().map(|l| self.read_pack_row(&l.name, l.length_bytes)).collect()
+    }
+
+    fn read_pack_row(&self, name: &ObjectName, length_bytes: u64) -> Result<PackRow> {
+        let found = pack::read_toc(self.storage.as_ref(), &self.secrets, self.id, name, length_bytes)?;
+        Ok(PackRow { name: name.clone(), length_bytes, kind: found.kind, toc: found.sealed_toc })
+    }
+
+    /// Loads the highest whole generation of every snapshot, from the catalogue where its row proves itself.
+    fn load_snapshots(&mut self) -> Result<()> {
+        let pairs = self.snapshot_pairs()?;
+        let rows = self.with_catalog(Catalog::snapshots)?;
+        let (mut fresh, mut found) = (Vec::new(), BTreeMap::<SnapshotId, (Generation, Snapshot)>::new());
+        self.damaged.clear();
+        for (name, pair) in &pairs {
+            let Some((id, generation)) = SnapshotId::from_object(name) else { continue };
+            let from_row = rows.get(name).and_then(|bytes| self.open_snapshot(name, bytes).ok());
+            let snapshot = from_row.map_or_else(|| self.read_snapshot(name, pair, &mut fresh), Ok);
+            match snapshot {
+                Ok(snapshot) => drop(found.insert(id, (generation, snapshot))),
+                Err(e) if e.is_damage() => {
+                    self.damaged.push(DamagedSnapshot { name: name.clone(), why: e.to_string() })
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let gone: Vec<&ObjectName> = rows.keys().filter(|name| !pairs.contains_key(name)).collect();
+        if !fresh.is_empty() || !gone.is_empty() {
+            self.with_catalog(|catalog| {
+                gone.iter().try_for_each(|name| catalog.drop_snapshot(name))?;
+                fresh.iter().try_for_each(|(name, bytes, plain)| catalog.put_snapshot(name, bytes, plain.as_ref()))
+            })?;
+        }
+        self.generations = found.iter().map(|(id, (generation, _))| (*id, *generation)).collect();
+        self.snapshots = found.into_values().map(|(_, snapshot)| snapshot).collect();
+        self.snapshots.sort_by_key(|s| (s.commit, s.time, s.id));
+        Ok(())
+    }
+
+    fn open_snapshot(&self, name: &ObjectName, bytes: &[u8]) -> Result<Snapshot> {
+        let object = Folder::Snapshots.object(name);
+        let (label, body) = envelope::open(bytes, &object)?;
+        envelope::expect(&label, Kind::Snapshot, Some(self.id), name, &object)?;
+        Snapshot::open(&self.secrets, name, body, &object)
+    }
+
+    fn read_snapshot(&self, name: &ObjectName, pair: &paired::Pair, fresh: &mut Vec<FreshRow>) -> Result<Snapshot> {
+        let bytes = paired::get(self.storage.as_ref(), Folder::Snapshots, Kind::Snapshot, Some(self.id), name, pair)?;
+        let snapshot = self.open_snapshot(name, &bytes)?;
+        let plain = self.plain_fields(&snapshot);
+        fresh.push((name.clone(), bytes, plain));
+        Ok(snapshot)
+    }
+
+    /// The fields that people may query; none where the repository hides them.
+    fn plain_fields(&self, s: &Snapshot) -> Option<PlainFields> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let time = jiff::Timestamp::new(s.time.seconds, i32::try_from(s.time.nanoseconds).unwrap_or_default());
+        (!self.secrets.is_sealed()).then(|| PlainFields {
+            time: time.map(|t| t.to_string()).unwrap_or_default(),
+            host: text(&s.host),
+            tags: s.tags.join(","),
+            label: s.label.clone(),
+            sources: s.sources.iter().map(|p| text(p)).collect::<Vec<_>>().join("\n"),
+        })
+    }
+
+    /// Every snapshot, the oldest commit first.
+    pub fn snapshots(&self) -> &[Snapshot] {
+        &self.snapshots
+    }
+
+    /// Snapshot objects of which neither file is whole.
+    pub fn damaged_snapshots(&self) -> &[DamagedSnapshot] {
+        &self.damaged
+    }
+
+    /// What people should know about this medium.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.iter().cloned().chain(self.storage.cannot_promise()).collect()
+    }
+
+    /// The medium.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// The keys.
+    pub fn secrets(&self) -> &Arc<Secrets> {
+        &self.secrets
+    }
+
+    /// The repository's id.
+    pub fn id(&self) -> RepositoryId {
+        self.id
+    }
+
+    /// The parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether the repository is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.clear.encrypted
+    }
+
+    /// What `init --like` takes over: identity key and chunk sizes.
+    pub fn likeness(&self) -> (Option<[u8; 32]>, ChunkSizes) {
+        (self.secrets.identity(), self.config.chunks)
+    }
+
+    /// What cuts streams in this repository.
+    pub fn chunker(&self) -> Chunker {
+        Chunker::new(self.config.chunks, self.secrets.gear())
+    }
+
+    /// Loads the index of all packs, or of one kind, or of some blobs. Tables that do not prove themselves are read
+    /// anew from their packs.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn index(&self, kind: Option<Kind>, wanted: Option<&HashSet<BlobId>>) -> Result<Index> {
+        let bad = self.with_catalog(Catalog::bad_frames)?;
+        let none = HashSet::new();
+        let bad_of = |name: &ObjectName| bad.get(name).unwrap_or(&none);
+        let (mut index, doubtful) = self.with_catalog(|catalog| {
+            let (mut index, mut doubtful) = (Index::default(), Vec::new());
+            catalog.each_pack(kind, |row| {
+                let object = Folder::Packs.object(&row.name);
+                match Toc::open(&self.secrets.sealer(&row.name), row.kind, &row.toc, row.length_bytes, &object) {
+                    Ok(toc) => index.add(&row.name, row.kind, &toc, bad_of(&row.name), wanted),
+                    Err(_) => doubtful.push((row.name, row.length_bytes)),
+                }
+                Ok(())
+            })?;
+            Ok((index, doubtful))
+        })?;
+        for (name, length_bytes) in doubtful {
+            let row = self.read_pack_row(&name, length_bytes)?;
+            let toc =
+                Toc::open(&self.secrets.sealer(&name), row.kind, &row.toc, length_bytes, &Folder::Packs.object(&name))?;
+            index.add(&name, row.kind, &toc, bad_of(&name), wanted);
+            self.with_catalog(|catalog| catalog.put_pack(&row))?;
+        }
+        Ok(index)
+    }
+
+    /// A reader of what an index knows.
+    pub fn reader(&self, index: Arc<Index>) -> Reader {
+        Reader::new(Arc::clone(&self.storage), Arc::clone(&self.secrets), index)
+    }
+
+    /// Starts a writer that skips what an index knows; a dry run writes nothing and counts.
+    ///
+    /// # Errors
+    /// As `Writer::start`, and `Newer` where this version may not write.
+    pub fn writer(&self, index: Arc<Index>, threads: usize, dry_run: bool) -> Result<Writer> {
+        self.clear.allow_writing(&self.config_object)?;
+        let target =
+            Target { storage: Arc::clone(&self.storage), secrets: Arc::clone(&self.secrets), repository: self.id };
+        let options = WriterOptions { level: self.config.level, pack_bytes: self.config.pack_bytes, threads, dry_run };
+        Writer::start(target, index, options)
+    }
+
+    /// Adds published packs to the catalogue, so that the next opening need not read them.
+    ///
+    /// # Errors
+    /// Only where SQLite cannot even work in memory.
+    pub fn catalogue_packs(&self, published: &[Published]) -> Result<()> {
+        self.with_catalog(|catalog| {
+            published.iter().try_for_each(|p| {
+                let (name, toc) = (p.name.clone(), p.sealed_toc.clone());
+                catalog.put_pack(&PackRow { name, length_bytes: p.length_bytes, kind: p.kind, toc })
+            })
+        })
+    }
+
+    /// Puts a snapshot whose blobs are all durable, as the latest commit. This is the only commit point: on return the
+    /// snapshot is there, durably, twice.
+    ///
+    /// # Errors
+    /// A storage error. After one on the mirror the snapshot is there and the next writer completes it.
+    pub fn put_snapshot(&mut self, mut snapshot: Snapshot) -> Result<Snapshot> {
+        self.load_snapshots()?;
+        snapshot.commit = self.snapshots.iter().map(|s| s.commit).max().unwrap_or(0).saturating_add(1);
+        let name = snapshot.id.object(Generation::FIRST);
+        let body = snapshot.seal(&self.secrets, &name)?;
+        let label = Label { kind: Kind::Snapshot, repository: self.id, name };
+        // Packs that were found rather than written may be known by names that were never made durable.
+        self.storage.sync(Folder::Packs).map_err(|e| Error::storage("sync", Folder::Packs.as_str(), e))?;
+        paired::put(self.storage.as_ref(), Folder::Snapshots, &label, &body)?;
+        self.load_snapshots()?;
+        Ok(snapshot)
+    }
+
+    /// Marks frames that were found damaged, so that the next backup stores their blobs again.
+    ///
+    /// # Errors
+    /// Only where SQLite cannot even work in memory.
+    pub fn mark_bad(&self, frames: &[BadFrame]) -> Result<()> {
+        self.with_catalog(|catalog| catalog.mark_bad(frames.iter().map(|(pack, frame)| (pack, *frame))))
+    }
+
+    /// Takes every mark of a pack back.
+    ///
+    /// # Errors
+    /// Only where SQLite cannot even work in memory.
+    pub fn unmark(&self, pack: &ObjectName) -> Result<()> {
+        self.with_catalog(|catalog| catalog.unmark(pack))
+    }
+}
+
+/// A snapshot object that the catalogue does not have yet.
+type FreshRow = (ObjectName, Vec<u8>, Option<PlainFields>);
+
+fn catalog_failed(e: rusqlite::Error) -> Error {
+    Error::storage("use", "index.sqlite", std::io::Error::other(e))
+}
+
+/// Tries a password on every key slot.
+fn unlock(storage: &dyn Storage, repository: RepositoryId, password: &Password) -> Result<Secrets> {
+    let pairs = paired::list(storage, Folder::Keys, keys::is_slot_name)?;
+    let (mut slots, mut failure) = (0, None);
+    for (name, pair) in &pairs {
+        let opened = paired::get(storage, Folder::Keys, Kind::Key, Some(repository), name, pair).and_then(|bytes| {
+            let object = Folder::Keys.object(name);
+            let (_, body) = envelope::open(&bytes, &object)?;
+            keys::open_slot(body, password, name, &object)
+        });
+        match opened {
+            Ok(Some(secrets)) => return Ok(secrets),
+            Ok(None) => slots += 1,
+            Err(e) if e.is_damage() => failure = Some(e),
+            Err(e) => return Err(e),
+        }
+    }
+    match failure {
+        Some(e) if slots == 0 => Err(e),
+        None if slots == 0 => Err(Error::Missing { what: "every key slot".into() }),
+        _ => Err(Error::WrongPassword { slots }),
+    }
+}

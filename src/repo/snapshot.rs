@@ -1,0 +1,271 @@
+//! One moment of one machine: what is recorded of it, and choosing one among many.
+//!
+//! Both directions of the encoding live here. Knows nothing of where snapshots lie (`repo/repository`). See
+//! `format-spec/06-snapshots.md`.
+
+use crate::{
+    blobs::{
+        codec::{self, Extensions},
+        seal::Secrets,
+    },
+    error::{Error, Result},
+    id::{ObjectName, SnapshotId},
+    repo::tree::{Content, Entry, Metadata, Node, Owner, Stat, Time},
+};
+use bincode::{Decode, Encode};
+use std::sync::Arc;
+
+/// Something that could not be captured as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Problem {
+    /// The path, as bytes.
+    pub path: Vec<u8>,
+    /// What was tried.
+    pub verb: String,
+    /// Why it failed.
+    pub cause: String,
+}
+
+/// What was counted while a snapshot was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Counts {
+    /// Regular files.
+    pub files: u64,
+    /// Folders.
+    pub folders: u64,
+    /// Everything else.
+    pub others: u64,
+    /// Bytes of content, holes included, each name of a hard-linked file counted.
+    pub bytes: u64,
+    /// Files whose content had to be read.
+    pub files_read: u64,
+    /// Problems, of which only the first are recorded one by one.
+    pub problems: u64,
+    /// Blobs that were new.
+    pub added_blobs: u64,
+    /// Their bytes before compression.
+    pub added_raw_bytes: u64,
+    /// Bytes of the packs that were written.
+    pub added_stored_bytes: u64,
+}
+
+/// What kind of thing a snapshot is of, and everything recorded of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Random; survives copies and changes of tags.
+    pub id: SnapshotId,
+    /// When the backup began.
+    pub time: Time,
+    /// One more than the highest number that was in the repository when this was put.
+    pub commit: u64,
+    /// Name of the machine.
+    pub host: Vec<u8>,
+    /// The paths that were asked for, absolute.
+    pub sources: Vec<Vec<u8>>,
+    /// Words to choose by.
+    pub tags: Vec<String>,
+    /// A line for people.
+    pub label: String,
+    /// The snapshot that this one was compared with while it was made.
+    pub parent: Option<SnapshotId>,
+    /// The root folder, with an empty name.
+    pub root: Entry,
+    /// The stats of the root folder.
+    pub root_stat: Stat,
+    /// What was counted.
+    pub counts: Counts,
+    /// Whether everything that was asked for is in it.
+    pub complete: bool,
+    /// What is not in it as it was, and why: the first thousand.
+    pub problems: Vec<Problem>,
+    /// Never to be forgotten by a policy.
+    pub protected: bool,
+    /// The version of xsnap that made it.
+    pub program: String,
+    /// Room for later versions; kept by copies.
+    pub extensions: Extensions,
+}
+
+/// How many problems are recorded one by one.
+pub const MAX_PROBLEMS: usize = 1000;
+
+/// The snapshot as stored. Its root is kept as a piece of one entry named `/`, so that trees have one encoding.
+#[derive(Encode, Decode)]
+struct Stored {
+    id: SnapshotId,
+    time: Time,
+    commit: u64,
+    host: Vec<u8>,
+    sources: Vec<Vec<u8>>,
+    tags: Vec<String>,
+    label: String,
+    parent: Option<SnapshotId>,
+    mode: u32,
+    owner: Owner,
+    mtime: Time,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    content: StoredContent,
+    ctime: Option<Time>,
+    inode: u64,
+    device: u64,
+    stats: Option<StoredContent>,
+    counts: Counts,
+    complete: bool,
+    problems: Vec<Problem>,
+    protected: bool,
+    program: String,
+    extensions: Extensions,
+}
+
+/// Content as a snapshot holds it: depth, and a list blob's bytes.
+type StoredContent = (u8, Vec<u8>);
+
+fn store_content(content: &Content) -> StoredContent {
+    (content.depth, crate::repo::tree::encode_list(&content.runs))
+}
+
+fn load_content(stored: &StoredContent, object: &str) -> Result<Content> {
+    let runs = crate::repo::tree::decode_list(&stored.1, object)?;
+    if stored.0 > crate::repo::tree::MAX_DEPTH {
+        return Err(Error::damaged(object, "its lists are nested too deeply"));
+    }
+    Ok(Content { depth: stored.0, runs })
+}
+
+impl Snapshot {
+    /// The body of the object of this name that holds this snapshot, sealed.
+    ///
+    /// # Errors
+    /// `File` when the system has no randomness.
+    pub fn seal(&self, secrets: &Secrets, name: &ObjectName) -> Result<Vec<u8>> {
+        let Node::Folder { content } = &self.root.node else {
+            return Err(Error::Usage("the root of a snapshot is a folder".into()));
+        };
+        let stored = Stored {
+            id: self.id,
+            time: self.time,
+            commit: self.commit,
+            host: self.host.clone(),
+            sources: self.sources.clone(),
+            tags: self.tags.clone(),
+            label: self.label.clone(),
+            parent: self.parent,
+            mode: self.root.metadata.mode,
+            owner: Owner::clone(&self.root.metadata.owner),
+            mtime: self.root.metadata.mtime,
+            xattrs: self.root.metadata.xattrs.to_vec(),
+            content: store_content(content),
+            ctime: self.root_stat.ctime,
+            inode: self.root_stat.inode,
+            device: self.root_stat.device,
+            stats: self.root_stat.folder.as_ref().map(store_content),
+            counts: self.counts,
+            complete: self.complete,
+            problems: self.problems.clone(),
+            protected: self.protected,
+            program: self.program.clone(),
+            extensions: self.extensions.clone(),
+        };
+        secrets.seal_body(name, &[], &codec::encode(&stored))
+    }
+
+    /// Opens the body of a snapshot object.
+    ///
+    /// # Errors
+    /// `Damaged`, naming `object`.
+    pub fn open(secrets: &Secrets, name: &ObjectName, body: &[u8], object: &str) -> Result<Self> {
+        let bytes = secrets.open_body(name, &[], body);
+        let bytes = bytes.ok_or_else(|| Error::damaged(object, "its body does not match its proof"))?;
+        let s: Stored = codec::decode(&bytes, object)?;
+        if SnapshotId::from_object(name).map(|(id, _)| id) != Some(s.id) {
+            return Err(Error::damaged(object, "it holds another snapshot than its name says"));
+        }
+        let xattrs = Arc::new(s.xattrs);
+        let metadata = Metadata { mode: s.mode & 0o7777, owner: Arc::new(s.owner), mtime: s.mtime, xattrs };
+        let node = Node::Folder { content: load_content(&s.content, object)? };
+        let stats = s.stats.as_ref().map(|stats| load_content(stats, object)).transpose()?;
+        Ok(Self {
+            id: s.id,
+            time: s.time,
+            commit: s.commit,
+            host: s.host,
+            sources: s.sources,
+            tags: s.tags,
+            label: s.label,
+            parent: s.parent,
+            root: Entry { name: Vec::new(), metadata, node, link: None },
+            root_stat: Stat { ctime: s.ctime, inode: s.inode, device: s.device, folder: stats },
+            counts: s.counts,
+            complete: s.complete,
+            problems: s.problems,
+            protected: s.protected,
+            program: s.program,
+            extensions: s.extensions,
+        })
+    }
+
+    /// Whether one of the sources is `path` or lies above or below it.
+    pub fn touches(&self, path: &[u8]) -> bool {
+        let within = |inner: &[u8], outer: &[u8]| {
+            let outer = outer.strip_suffix(b"/").unwrap_or(outer);
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        self.sources.iter().any(|source| within(source, path) || within(path, source))
+    }
+}
+
+/// Which snapshots are meant.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Only of this machine.
+    pub host: Option<Vec<u8>>,
+    /// Only with every one of these tags.
+    pub tags: Vec<String>,
+    /// Only with a source that is, or lies above or below, one of these paths.
+    pub paths: Vec<Vec<u8>>,
+}
+
+impl Selection {
+    /// Whether a snapshot is meant.
+    pub fn takes(&self, snapshot: &Snapshot) -> bool {
+        self.host.as_ref().is_none_or(|host| *host == snapshot.host)
+            && self.tags.iter().all(|tag| snapshot.tags.contains(tag))
+            && (self.paths.is_empty() || self.paths.iter().any(|path| snapshot.touches(path)))
+    }
+}
+
+/// The newest snapshot, and a warning where its time says otherwise: a machine with a dead clock battery makes
+/// snapshots that look older than they are.
+#[derive(Debug)]
+pub struct Chosen<'a> {
+    /// The snapshot.
+    pub snapshot: &'a Snapshot,
+    /// Another one, of an earlier commit, that claims a later time.
+    pub claims_later: Option<&'a Snapshot>,
+}
+
+/// Chooses the snapshot that a word means: `latest`, a whole id, or the first characters of one.
+///
+/// # Errors
+/// `NoSnapshot` where none fits; `Usage` where several do.
+pub fn choose<'a>(snapshots: &'a [Snapshot], word: &str, selection: &Selection) -> Result<Chosen<'a>> {
+    let meant = || snapshots.iter().filter(|s| selection.takes(s));
+    let none = || Error::NoSnapshot { wanted: word.to_owned() };
+    if word == "latest" {
+        let snapshot = meant().max_by_key(|s| (s.commit, s.time)).ok_or_else(none)?;
+        let claims_later =
+            meant().filter(|s| s.commit < snapshot.commit && s.time > snapshot.time).max_by_key(|s| s.time);
+        return Ok(Chosen { snapshot, claims_later });
+    }
+    let word = word.to_lowercase();
+    let fits = |s: &&Snapshot| word.len() >= 2 && s.id.to_string().starts_with(&word);
+    let found: Vec<&Snapshot> = snapshots.iter().filter(fits).collect();
+    match found.as_slice() {
+        [] => Err(none()),
+        [snapshot] => Ok(Chosen { snapshot, claims_later: None }),
+        several => {
+            let ids: Vec<String> = several.iter().map(|s| s.id.to_string()).collect();
+            Err(Error::Usage(format!("{word} means more than one snapshot: {}", ids.join(", "))))
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The contract of every storage: named objects in five flat folders, put once, read whole or in part.
+//!
+//! Knows nothing of what is inside an object. Synchronous; every call says what is durable when it returns.
+//! See `format-spec/01-objects.md`.
+
+use crate::id::ObjectName;
+use std::{fmt::Debug, io, path::PathBuf};
+
+/// A flat folder of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Folder {
+    /// Generations of the repository's own parameters.
+    Config,
+    /// Key slots.
+    Keys,
+    /// Generations of snapshots.
+    Snapshots,
+    /// Packs of blobs.
+    Packs,
+    /// Second copies of the objects of the first three folders.
+    Mirror,
+}
+
+impl Folder {
+    /// Every folder, in the order in which a repository is made.
+    pub const ALL: [Self; 5] = [Self::Packs, Self::Mirror, Self::Snapshots, Self::Keys, Self::Config];
+
+    /// The folder's name on the medium.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Keys => "keys",
+            Self::Snapshots => "snapshots",
+            Self::Packs => "packs",
+            Self::Mirror => "mirror",
+        }
+    }
+
+    /// How an object of this folder is named to people.
+    pub fn object(self, name: &ObjectName) -> String {
+        format!("{}/{name}", self.as_str())
+    }
+}
+
+/// One object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its length in bytes.
+    pub length_bytes: u64,
+}
+
+/// How a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// Together with other readers and writers.
+    Shared,
+    /// Alone with the repository.
+    Exclusive,
+}
+
+/// A lock that is held until this is dropped or the process dies.
+pub trait Guard: Send + Sync + Debug {}
+
+/// What came of asking for a lock.
+#[derive(Debug)]
+pub enum Locking {
+    /// The lock is held.
+    Held(Box<dyn Guard>),
+    /// Another process holds it.
+    Busy,
+    /// This medium has no locks, or cannot be written and has no lock file.
+    Impossible(io::Error),
+}
+
+/// An object that is being written. Dropped before `finish`, it leaves nothing behind.
+pub trait Upload: Send {
+    /// Appends bytes. Nothing is durable yet.
+    ///
+    /// # Errors
+    /// The medium's own error; the upload is then useless.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Publishes the object under its name. On return its bytes and its name are durable, as far as the medium can
+    /// promise.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken; else the medium's own error. Nothing is published then.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+/// A medium that keeps named objects.
+pub trait Storage: Send + Sync + Debug {
+    /// Where this is, for people.
+    fn location(&self) -> String;
+
+    /// Makes the folders, durably. Existing ones are no error.
+    ///
+    /// # Errors
+    /// The medium's own error.
+    fn prepare(&self) -> io::Result<()>;
+
+    /// Begins an object.
+    ///
+    /// # Errors
+    /// The medium's own error.
+    fn create(&self, folder: Folder, name: &ObjectName) -> io::Result<Box<dyn Upload>>;
+
+    /// Reads exactly `length_bytes` from `offset_bytes` on.
+    ///
+    /// # Errors
+    /// `NotFound` without the object, `UnexpectedEof` where it is shorter, else the medium's own error.
+    fn read(&self, folder: Folder, name: &ObjectName, offset_bytes: u64, length_bytes: usize) -> io::Result<Vec<u8>>;
+
+    /// Every object of a folder in the order of names. Foreign names are left out; a folder that is missing is empty.
+    ///
+    /// # Errors
+    /// The medium's own error.
+    fn list(&self, folder: Folder) -> io::Result<Vec<Listed>>;
+
+    /// Removes an object. On return its absence is durable.
+    ///
+    /// # Errors
+    /// `NotFound` without the object, else the medium's own error.
+    fn delete(&self, folder: Folder, name: &ObjectName) -> io::Result<()>;
+
+    /// Makes every name of a folder durable, whoever put it there.
+    ///
+    /// # Errors
+    /// The medium's own error.
+    fn sync(&self, folder: Folder) -> io::Result<()>;
+
+    /// Removes what killed writers left unfinished, and returns how many there were. What a living writer holds stays.
+    ///
+    /// # Errors
+    /// The medium's own error.
+    fn sweep(&self) -> io::Result<u64>;
+
+    /// Asks for the repository's one lock, without waiting.
+    ///
+    /// # Errors
+    /// Only what is neither "busy" nor "impossible".
+    fn lock(&self, mode: LockMode) -> io::Result<Locking>;
+
+    /// What this medium cannot promise, found out so far, in words for people.
+    fn cannot_promise(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether anything but objects and their folders is here; a repository is not made on top of it.
+    ///
+    /// # Errors
+    /// The medium's own error.
+    fn holds_foreign(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// A place for the catalogue that lies with the objects, where there is one.
+    fn catalog_file(&self) -> Option<PathBuf> {
+        None
+    }
+}

@@ -1,0 +1,38 @@
+//! The one test binary: promises that need more than one file of the library, and the kit that they share.
+//!
+//! Unit tests lie beside the code they test; what lies here speaks through the public interface only.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets what it does not expect shall fail at once, where it happens"
+)]
+
+mod layers;
+
+mod storage_contract;
+
+/// The kit: storages that fail on demand, trees that tools get wrong, and a comparator that sees every difference.
+#[allow(dead_code, reason = "the kit is whole before every test that will use it is written")]
+mod support {
+    pub mod storage;
+
+    pub mod faults;
+
+    pub mod crash;
+
+    pub mod node;
+
+    pub mod random;
+
+    pub mod tree;
+
+    pub mod edits;
+
+    pub mod odd;
+
+    pub mod same;
+
+    pub mod source;
+}
