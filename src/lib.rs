@@ -53,6 +53,9 @@ pub mod blobs {
 
 /// What the blobs mean.
 pub mod repo {
+    /// Runs of blobs and holes, and lists of them.
+    pub mod content;
+
     /// A folder as stored.
     pub mod tree;
 
@@ -74,8 +77,14 @@ pub mod repo {
     /// index.sqlite, a cache that travels with the repository.
     pub mod catalog;
 
+    /// Finding a repository and getting in.
+    pub mod opening;
+
     /// The handle: make, open, read, write, commit.
     pub mod repository;
+
+    /// Proof that everything referenced is there and whole.
+    pub mod check;
 }
 
 /// Files of this machine into trees, trees into files; could serve any Linux host.
@@ -92,14 +101,26 @@ pub mod archive {
     /// The bytes of one live file into blobs.
     pub mod content;
 
+    /// Files that one thread reads together.
+    pub mod batch;
+
     /// Entries in stored order into trees.
     pub mod assemble;
+
+    /// Which folders lead to the sources.
+    pub mod plan;
 
     /// The live tree in stored order.
     pub mod walk;
 
     /// Files of the target filled, frame after frame.
     pub mod fill;
+
+    /// What is restored, how, and what came of it.
+    pub mod request;
+
+    /// What can only be done once all files are written.
+    pub mod finish;
 
     /// A snapshot into live files.
     pub mod restore;

@@ -3,47 +3,19 @@
 //! Takes what the walk found in its order and waits where a file is still being read. Knows nothing of the live tree.
 
 use crate::{
-    archive::content::{Failure, ReadFile},
+    archive::{
+        batch::Batch,
+        content::{Failure, ReadFile},
+    },
     blobs::writer::Filler,
     error::{Error, Result},
     repo::{
+        content::{Content, Run, fold},
         snapshot::{Counts, MAX_PROBLEMS, Problem},
-        tree::{Content, Entry, Node, PieceCutter, Run, Stat, encode_piece, encode_stats, fold},
+        tree::{Entry, Node, PieceCutter, Stat, encode_piece, encode_stats},
     },
 };
-use std::{
-    io,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-};
-
-/// A file's content, read by another thread.
-pub type Outcome = Result<Arc<ReadFile>, Arc<Failure>>;
-
-/// Files that one thread reads together; their outcomes are there once all of them are.
-#[derive(Debug, Default)]
-pub struct Batch {
-    outcomes: Mutex<Option<Vec<Outcome>>>,
-    ready: Condvar,
-}
-
-impl Batch {
-    /// Tells the outcomes to whoever waits.
-    pub fn finish(&self, outcomes: Vec<Outcome>) {
-        *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcomes);
-        self.ready.notify_all();
-    }
-
-    /// Waits for the outcome of the file at a position.
-    fn wait(&self, position: usize) -> Option<Outcome> {
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match outcomes.as_ref() {
-                Some(outcomes) => return outcomes.get(position).cloned(),
-                None => outcomes = self.ready.wait(outcomes).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-}
+use std::{io, sync::Arc};
 
 /// What the walk tells, in stored order.
 #[derive(Debug)]

@@ -10,10 +10,12 @@
 use crate::{
     archive::{
         assemble::{Assembled, Assembler, Item},
+        batch::{Job, QUEUE_ITEMS},
         content::{ContentReader, Failure, ReadFile, now},
         filter::Patterns,
         metadata::Owners,
-        walk::{Job, Plan, QUEUE_ITEMS, WalkOptions, Walker, trusted},
+        plan::Plan,
+        walk::{WalkOptions, Walker, trusted},
     },
     blobs::{
         chunker::Chunker,
@@ -24,9 +26,10 @@ use crate::{
     id::SnapshotId,
     progress::{Event, Progress},
     repo::{
+        content::{Content, Run, fold},
         repository::Repository,
         snapshot::{Problem, Snapshot},
-        tree::{Content, Entry, Metadata, Node, Owner, Run, Stat, Time, fold},
+        tree::{Entry, Metadata, Node, Owner, Stat, Time},
     },
 };
 use crossbeam_channel::{Receiver, bounded};

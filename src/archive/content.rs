@@ -7,7 +7,10 @@ use crate::{
     archive::metadata::{self, Handle, Owners},
     blobs::{chunker::Chunker, writer::Filler},
     error::{Error, Result},
-    repo::tree::{Content, Metadata, Run, Time, fold},
+    repo::{
+        content::{Content, Run, fold},
+        tree::{Metadata, Time},
+    },
 };
 use rustix::{
     fs::{FileType, Mode, OFlags, SeekFrom, Stat},

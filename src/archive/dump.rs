@@ -8,8 +8,9 @@ use crate::{
     error::{Error, Result},
     progress::{Event, Progress},
     repo::{
+        content::{Content, Run},
         listing::{Listing, Runs, listing, runs},
-        tree::{Content, Entry, Metadata, Node, Run},
+        tree::{Entry, Metadata, Node},
     },
 };
 use std::{

@@ -6,16 +6,18 @@
 use crate::{
     archive::{
         fill::{FileTask, Filling, IN_PLACE_BYTES, Piece, Tally, Way},
-        filter::Patterns,
+        finish::{Finisher, Late, LateLink, make_way},
         live::{self, Folder, Opener, Special},
-        metadata::{self, ApplyOptions, Handle, Owners},
+        metadata::{self, ApplyOptions, Owners},
+        request::{Overwrite, RestoreRequest, Restored, Selected},
     },
     blobs::reader::Reader,
     error::{Error, Result},
     progress::{Event, Progress},
     repo::{
+        content::{Content, Run},
         listing::{Listing, listing, runs},
-        tree::{Content, Entry, Metadata, Node, Run},
+        tree::{Entry, Metadata, Node},
     },
 };
 use crossbeam_channel::{Sender, bounded};
@@ -30,72 +32,6 @@ use std::{
 /// A window is filled once it holds this many files or pieces.
 const WINDOW_FILES: usize = 16 << 10;
 const WINDOW_PIECES: usize = 64 << 10;
-
-/// When a file that is there already is written over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overwrite {
-    /// Whenever its content differs; the content is read to find out.
-    Always,
-    /// When its size or its time differ; else its content is taken to be the same.
-    IfChanged,
-    /// When the snapshot's is newer.
-    IfNewer,
-    /// Never.
-    Never,
-}
-
-/// What is restored, and how.
-#[derive(Debug)]
-pub struct RestoreRequest {
-    /// What is taken, if not everything: patterns on paths as they were backed up.
-    pub include: Patterns,
-    /// What is left out.
-    pub exclude: Patterns,
-    /// When files that are there are written over.
-    pub overwrite: Overwrite,
-    /// Remove what the snapshot does not have, below folders that were sources.
-    pub delete: bool,
-    /// Change nothing; count what would be done.
-    pub dry_run: bool,
-    /// Owners by name where this machine knows the names, else by number.
-    pub by_name: bool,
-    /// How many threads write.
-    pub threads: usize,
-    /// Whether the selected folder's own metadata is put on the root of the target.
-    pub root_metadata: bool,
-}
-
-/// The part of a snapshot that is restored.
-#[derive(Debug)]
-pub struct Selected<'a> {
-    /// The folder whose contents go into the target, or the one file or other entry that does.
-    pub entry: &'a Entry,
-    /// Its path in the snapshot, with a leading `/`; empty for the root.
-    pub path: &'a [u8],
-    /// The absolute paths that were backed up.
-    pub sources: &'a [Vec<u8>],
-}
-
-/// What was done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// Files written.
-    pub files: u64,
-    /// Files that were the same already.
-    pub same: u64,
-    /// Entries that were there and were left alone.
-    pub skipped: u64,
-    /// Folders made.
-    pub folders: u64,
-    /// Links, devices, pipes and sockets made.
-    pub others: u64,
-    /// Entries removed because the snapshot does not have them.
-    pub deleted: u64,
-    /// Bytes of content written.
-    pub bytes: u64,
-    /// Entries that could not be restored, or not exactly.
-    pub problems: u64,
-}
 
 /// Restores a part of a snapshot below an open folder. On return everything is written and, where the file system can
 /// promise it, durable. What could not be restored exactly was told as problems and is counted.
@@ -138,20 +74,6 @@ pub fn restore(
     done.bytes += tally.bytes.load(Ordering::Relaxed);
     done.problems = tally.problems.load(Ordering::Relaxed);
     Ok(done)
-}
-
-/// A name that becomes a link once the file that it shares its inode with is complete.
-struct LateLink {
-    first: (Arc<Folder>, Vec<u8>),
-    folder: Arc<Folder>,
-    name: Vec<u8>,
-}
-
-/// What can only be done once all files are written.
-#[derive(Default)]
-struct Late {
-    links: Vec<LateLink>,
-    folders: Vec<(Arc<Folder>, Metadata)>,
 }
 
 /// A stored folder that is being walked.
@@ -560,88 +482,6 @@ impl<'a> Planner<'a> {
         match &self.windows {
             Some(windows) => windows.send(window).map_err(|_| Error::Refused),
             None => Err(Error::Refused),
-        }
-    }
-}
-
-/// Removes a folder where something else belongs: an empty one always, a full one only if removing was asked for.
-fn make_way(folder: BorrowedFd<'_>, name: &[u8], stat: &Stat, request: &RestoreRequest) -> io::Result<()> {
-    if request.dry_run {
-        return Ok(());
-    }
-    if request.delete {
-        return live::remove(folder, name, stat.st_dev).map(drop);
-    }
-    Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?)
-}
-
-/// Does what can only be done once all files are written.
-struct Finisher<'a> {
-    root: BorrowedFd<'a>,
-    opener: Opener<'a>,
-    owners: &'a Owners,
-    request: &'a RestoreRequest,
-    tally: &'a Tally,
-    progress: &'a dyn Progress,
-}
-
-impl Finisher<'_> {
-    fn problem(&self, path: &[u8], verb: &str, cause: &io::Error) {
-        Tally::add(&self.tally.problems, 1);
-        self.progress.tell(Event::Problem { path, verb, cause });
-    }
-
-    /// Gives every further name to its inode. Returns how many there were.
-    fn link(&mut self, links: &[LateLink]) -> u64 {
-        let mut made = 0;
-        for link in links {
-            let done = if self.request.dry_run { Ok(()) } else { self.link_one(link) };
-            match done {
-                Ok(()) => made += 1,
-                Err(e) => self.problem(&link.folder.path_of(&link.name), "link", &e),
-            }
-        }
-        made
-    }
-
-    fn link_one(&mut self, link: &LateLink) -> io::Result<()> {
-        let (first_folder, first_name) = (self.opener.open(&link.first.0)?, link.first.1.as_slice());
-        let folder = self.opener.open(&link.folder)?;
-        let make =
-            |name: &[u8]| rustix::fs::linkat(first_folder.as_fd(), first_name, folder.as_fd(), name, AtFlags::empty());
-        let Some(there) = live::look(folder.as_fd(), &link.name)? else { return Ok(make(&link.name)?) };
-        let first = live::look(first_folder.as_fd(), first_name)?;
-        if first.is_some_and(|first| (first.st_dev, first.st_ino) == (there.st_dev, there.st_ino)) {
-            return Ok(());
-        }
-        if live::kind_of(&there) == FileType::Directory {
-            make_way(folder.as_fd(), &link.name, &there, self.request)?;
-            return Ok(make(&link.name)?);
-        }
-        let beside = live::unfinished_name(&link.name);
-        let _ = rustix::fs::unlinkat(folder.as_fd(), beside.as_slice(), AtFlags::empty());
-        make(&beside)?;
-        live::rename_over(folder.as_fd(), &beside, &link.name)
-    }
-
-    /// Folders get their metadata from the leaves to the root, for making an entry changes its folder's time.
-    fn apply_to_folders(&mut self, folders: &[(Arc<Folder>, Metadata)]) {
-        if self.request.dry_run {
-            return;
-        }
-        let options = ApplyOptions { by_name: self.request.by_name, is_symlink: false };
-        for (folder, wanted) in folders.iter().rev() {
-            let shortfalls = match folder.place() {
-                None => metadata::apply(Handle::Open(self.root), wanted, self.owners, options),
-                Some(_) => match self.opener.open(folder) {
-                    Ok(open) => metadata::apply(Handle::Open(open.as_fd()), wanted, self.owners, options),
-                    Err(e) => vec![("open".to_owned(), e)],
-                },
-            };
-            for (verb, cause) in shortfalls {
-                self.problem(&folder.path_of(b""), &verb, &cause);
-            }
-            self.progress.tell(Event::Done { entries: 1, bytes: 0 });
         }
     }
 }

@@ -6,14 +6,15 @@ use crate::{
     archive::{
         live::{self, Folder, OpenFolder, Opener, Special},
         metadata::{self, Handle, Owners},
-        restore::{RestoreRequest, Selected},
+        request::{RestoreRequest, Selected},
     },
     blobs::reader::Reader,
     error::{Error, Result},
     progress::{Event, Progress},
     repo::{
+        content::Run,
         listing::{Listing, listing, runs},
-        tree::{Entry, Node, Run},
+        tree::{Entry, Node},
     },
 };
 use rustix::fs::FileType;

@@ -5,19 +5,22 @@
 
 use crate::{
     archive::{
-        assemble::{Batch, Item, Outcome},
-        content::{Failure, now, open_file},
+        assemble::Item,
+        batch::{Batch, Job, OpenBatch},
+        content::{now, open_file},
         filter::{CACHE_TAG_NAME, CACHE_TAG_START, Patterns},
         live::names_of,
         metadata::{self, Handle, Owners},
+        plan::Plan,
     },
     blobs::reader::Reader,
     error::{Error, Result},
     progress::{Event, Progress},
     repo::{
+        content::{Content, Run},
         listing::{Listing, listing, runs},
         snapshot::Problem,
-        tree::{Content, Entry, Metadata, Node, Run, Stat, Time, Xattrs},
+        tree::{Entry, Metadata, Node, Stat, Time, Xattrs},
     },
 };
 use crossbeam_channel::Sender;
@@ -26,7 +29,7 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io,
     iter::Peekable,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -37,46 +40,11 @@ use std::{
 /// File systems stamp times in grains; FAT's, of two seconds, is the coarsest. A file that was changed within a grain of
 /// being read may change once more without showing it, so its times are not trusted the next time.
 const GRAIN_SECONDS: i64 = 2;
-/// A batch is handed out once it holds this many bytes, files or folders, or this many items were told since it began.
-const BATCH_BYTES: u64 = 1 << 20;
-const BATCH_FILES: usize = 128;
-const BATCH_FOLDERS: usize = 16;
-const BATCH_ITEMS: usize = 1024;
-/// How many items the queue from the walk to the trees holds: more than a batch waits for, or both would wait.
-pub const QUEUE_ITEMS: usize = 4 * BATCH_ITEMS;
-
 /// What of an inode may be relied on the next time, if it was looked at then.
 pub fn trusted(stat: &rustix::fs::Stat, looked: Time) -> Stat {
     let ctime = metadata::ctime(stat);
     let settled = ctime.seconds.saturating_add(GRAIN_SECONDS) < looked.seconds;
     Stat { ctime: settled.then_some(ctime), inode: stat.st_ino, device: stat.st_dev, folder: None }
-}
-
-/// Which folders lead to the sources.
-#[derive(Debug)]
-pub enum Plan {
-    /// Everything from here on is wanted.
-    Source,
-    /// Only these names are.
-    Through(BTreeMap<Vec<u8>, Plan>),
-}
-
-impl Plan {
-    /// The plan for absolute paths without `.`, `..` or links on the way.
-    pub fn new<'a>(sources: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut root = Self::Through(BTreeMap::new());
-        for source in sources {
-            let mut at = &mut root;
-            for name in source.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-                match at {
-                    Self::Source => break,
-                    Self::Through(names) => at = names.entry(name.to_vec()).or_insert(Self::Through(BTreeMap::new())),
-                }
-            }
-            *at = Self::Source;
-        }
-        root
-    }
 }
 
 /// What is walked, and how.
@@ -92,40 +60,6 @@ pub struct WalkOptions<'a> {
     pub read_all: bool,
     /// Folders, by device and inode, whose contents are left out: the repository itself.
     pub skip: &'a [(u64, u64)],
-}
-
-/// Files to be read by one thread. Dropped before it is finished, it says so to whoever waits.
-pub struct Job {
-    batch: Arc<Batch>,
-    /// Folder and name of each file.
-    pub files: Vec<(Arc<OwnedFd>, Vec<u8>)>,
-}
-
-impl Job {
-    /// Tells the outcomes.
-    pub fn finish(mut self, outcomes: Vec<Outcome>) {
-        self.files.clear();
-        self.batch.finish(outcomes);
-    }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        if !self.files.is_empty() {
-            let refused = || Err(Arc::new(Failure::Whole(Error::Refused)));
-            self.batch.finish(self.files.iter().map(|_| refused()).collect());
-        }
-    }
-}
-
-/// A batch that is being filled.
-#[derive(Default)]
-struct OpenBatch {
-    batch: Arc<Batch>,
-    files: Vec<(Arc<OwnedFd>, Vec<u8>)>,
-    folders: usize,
-    bytes: u64,
-    items: usize,
 }
 
 /// Where the content of an inode with several names is, once its first name was met.
@@ -209,11 +143,9 @@ impl<'a> Walker<'a> {
     }
 
     fn tell(&mut self, item: Item) -> Result<(), Ended> {
-        self.open.items += 1;
-        if self.open.items > BATCH_ITEMS {
-            self.hand_out()?;
-        }
-        self.items.send(item).map_err(|_| Ended)
+        self.open.count_item();
+        self.items.send(item).map_err(|_| Ended)?;
+        if self.open.is_due() { self.hand_out() } else { Ok(()) }
     }
 
     fn problem(&mut self, verb: &str, cause: &io::Error) -> Result<(), Ended> {
@@ -223,11 +155,7 @@ impl<'a> Walker<'a> {
 
     /// Hands the open batch out to be read.
     fn hand_out(&mut self) -> Result<(), Ended> {
-        let open = std::mem::take(&mut self.open);
-        if open.files.is_empty() {
-            return Ok(());
-        }
-        self.jobs.send(Job { batch: open.batch, files: open.files }).map_err(|_| Ended)
+        self.open.take().map_or(Ok(()), |job| self.jobs.send(job).map_err(|_| Ended))
     }
 
     /// Begins a folder. One that cannot be opened or read is kept, empty, and reported.
@@ -405,18 +333,10 @@ impl<'a> Walker<'a> {
                 .tell(Item::Whole(Entry { name: found.name, metadata, node, link }, trusted(&found.stat, looked)));
         }
         let Some(level) = self.levels.last() else { return Ok(()) };
-        let folder = Arc::clone(&level.folder);
-        if self.open.files.last().is_none_or(|(last, _)| !Arc::ptr_eq(last, &folder)) {
-            self.open.folders += 1;
-        }
-        let (batch, position) = (Arc::clone(&self.open.batch), self.open.files.len());
-        self.open.files.push((folder, found.name.clone()));
-        self.open.bytes += size;
+        let (batch, position) = self.open.add(Arc::clone(&level.folder), found.name.clone(), size);
         self.remember(&found.stat, link, Linked::Reading(Arc::clone(&batch), position));
         let path = self.path.clone();
-        self.tell(Item::Reading { name: found.name, link, batch, position, path })?;
-        let full = self.open.bytes >= BATCH_BYTES || self.open.files.len() >= BATCH_FILES;
-        if full || self.open.folders >= BATCH_FOLDERS { self.hand_out() } else { Ok(()) }
+        self.tell(Item::Reading { name: found.name, link, batch, position, path })
     }
 
     /// The entry as the parent has it, if nothing says that it has changed and all of its content can still be had.
@@ -481,16 +401,12 @@ impl<'a> Walker<'a> {
         self.progress.tell(Event::Done { entries: 1, bytes: 0 });
         self.tell(Item::Whole(Entry { name: found.name, metadata, node, link }, trusted(&found.stat, now())))
     }
-
-    /// Hands out what is still open, so that the trees can be finished.
-    fn end(&mut self) {
-        let _ = self.hand_out();
-    }
 }
 
 impl Drop for Walker<'_> {
+    /// Hands out what is still open, so that the trees can be finished.
     fn drop(&mut self) {
-        self.end();
+        let _ = self.hand_out();
     }
 }
 

@@ -19,7 +19,9 @@ pub struct IndexedPack {
     /// What kind of blobs are in it.
     pub kind: Kind,
     /// The number of its first frame among all frames of the index.
-    first_frame: u32,
+    pub first_frame: u32,
+    /// The number of its first blob among all blobs of the index.
+    first_blob: u32,
 }
 
 /// A frame as the index knows it.
@@ -77,7 +79,12 @@ impl Index {
     ) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let pack = count(self.packs.len());
-        self.packs.push(IndexedPack { name: name.clone(), kind, first_frame: count(self.frames.len()) });
+        self.packs.push(IndexedPack {
+            name: name.clone(),
+            kind,
+            first_frame: count(self.frames.len()),
+            first_blob: count(self.ids.len()),
+        });
         let mut blobs = toc.ids().zip(&toc.lengths);
         for (number, frame) in (0_u32..).zip(&toc.frames) {
             let at = count(self.frames.len());
@@ -156,6 +163,17 @@ impl Index {
         let indexed = self.frames.get(frame as usize)?;
         let pack = self.packs.get(indexed.pack as usize)?;
         Some((indexed, pack, frame.checked_sub(pack.first_frame)?))
+    }
+
+    /// The blobs of a frame that the index holds, with their places.
+    pub fn blobs_of(&self, frame: u32) -> impl Iterator<Item = (BlobId, Place)> + '_ {
+        let pack = self.frames.get(frame as usize).and_then(|f| self.packs.get(f.pack as usize));
+        let start = pack.map_or(self.ids.len(), |pack| pack.first_blob as usize);
+        let columns = self.frame_of.iter().enumerate().skip(start).skip_while(move |(_, f)| **f < frame);
+        columns.take_while(move |(_, f)| **f == frame).filter_map(move |(n, _)| {
+            let place = Place { frame, position: *self.positions.get(n)?, length_bytes: *self.lengths.get(n)? };
+            Some((*self.ids.get(n)?, place))
+        })
     }
 
     /// Every blob and its place, in the order of the medium.

@@ -178,7 +178,7 @@ impl PackBuilder {
     /// Writes the table and publishes the pack; durable on return.
     ///
     /// # Errors
-    /// A storage error; nothing is published then.
+    /// A storage error. The pack may or may not be there then; if it is, it is whole.
     pub fn finish(mut self) -> Result<Published> {
         let sealed_toc = self.toc.seal(&self.sealer, self.kind);
         self.writer.append(&sealed_toc)?;
@@ -278,6 +278,45 @@ fn read_own_toc(
         }
     }
     Err(failure)
+}
+
+/// Reads every byte of a pack once, from the start to the end, hands each frame on, and compares the whole with its
+/// proof.
+///
+/// # Errors
+/// `Damaged` where the whole does not match its proof, after all frames were handed on; those of `take`; storage errors.
+pub fn read_whole(
+    storage: &dyn Storage,
+    name: &ObjectName,
+    length_bytes: u64,
+    toc: &Toc,
+    mut take: impl FnMut(u32, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let object = Folder::Packs.object(name);
+    let read = |offset: u64, length: u64| {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        storage.read(Folder::Packs, name, offset, length).map_err(|e| Error::storage("read", &object, e))
+    };
+    let bad = |why: &str| Error::damaged(&object, why);
+    let proven_bytes = length_bytes.saturating_sub(32);
+    let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+    for (number, frame) in (0_u32..).zip(&toc.frames).filter(|(_, f)| f.frame_bytes > 0) {
+        hasher.update(&read(at, frame.offset_bytes.saturating_sub(at))?);
+        let bytes = read(frame.offset_bytes, u64::from(frame.frame_bytes))?;
+        hasher.update(&bytes);
+        at = frame.offset_bytes + u64::from(frame.frame_bytes);
+        take(number, &bytes)?;
+    }
+    hasher.update(&read(at, proven_bytes.saturating_sub(at))?);
+    let end = read(proven_bytes.saturating_sub(8), length_bytes - proven_bytes.saturating_sub(8))?;
+    let (length, proof) = end.split_first_chunk::<8>().ok_or_else(|| bad("it is cut short"))?;
+    if u64::from_le_bytes(*length) != length_bytes {
+        return Err(bad("its length is not the one it was written with"));
+    }
+    if hasher.finalize().as_bytes().as_slice() != proof {
+        return Err(bad("its bytes do not match its proof"));
+    }
+    Ok(())
 }
 
 /// Makes a table from every whole frame of a pack. Frames that lean on bases are left to their own table: their blobs

@@ -138,6 +138,19 @@ impl Reader {
         self.noticed(frame, opened)
     }
 
+    /// Opens a frame from its bytes, which somebody else has read, and compares every blob of it with its id.
+    ///
+    /// # Errors
+    /// `Damaged` or `Missing`; storage errors where it leans on bases.
+    pub fn prove(&self, frame: u32, bytes: &[u8]) -> Result<()> {
+        let missing = || Error::Missing { what: format!("frame {frame}") };
+        let (_, pack, number) = self.index.frame(frame).ok_or_else(missing)?;
+        let sealer = self.secrets.sealer(&pack.name);
+        let opened = frame::open(&sealer, number, bytes, &self.name(frame), |bases| self.bases(bases));
+        let opened = self.noticed(frame, opened)?;
+        self.index.blobs_of(frame).try_for_each(|(id, place)| self.verified(&opened, place, &id).map(drop))
+    }
+
     /// The bytes of bases, one after the other. Only frames without bases of their own are asked, so that no forgery
     /// can send this round in circles.
     fn bases(&self, bases: &[BlobId]) -> Result<Vec<u8>> {

@@ -18,7 +18,8 @@ use xsnap::{
     error::Error,
     repo::{
         keys::Password,
-        repository::{Access, Credentials, Repository},
+        opening::{Access, Credentials},
+        repository::Repository,
         snapshot::{Selection, Snapshot, choose},
         tree::Time,
     },

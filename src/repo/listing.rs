@@ -7,7 +7,10 @@ use crate::{
     blobs::reader::Reader,
     error::{Error, Result},
     id::BlobId,
-    repo::tree::{Content, Entry, MAX_DEPTH, Node, Run, Stat, decode_list, decode_piece, decode_stats},
+    repo::{
+        content::{Content, MAX_DEPTH, Run, decode_list},
+        tree::{Entry, Node, Stat, decode_piece, decode_stats},
+    },
 };
 use std::vec;
 

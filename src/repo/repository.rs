@@ -18,12 +18,13 @@ use crate::{
         catalog::{Catalog, Outcome, PackRow, PlainFields},
         config::{self, Clear, Config},
         keys::{self, Cost, Password},
+        opening::{Access, Credentials, Presence, find_config, listed, probe, take_lock, unlock},
         paired,
         snapshot::Snapshot,
     },
     storage::{
         envelope::{self, Kind, Label},
-        object::{Folder, Guard, Listed, LockMode, Locking, Storage},
+        object::{Folder, Guard, Listed, Storage},
     },
 };
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
@@ -31,25 +32,6 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-/// What an opened repository will be used for; decides which lock is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Reading only. On a medium without locks, or one that cannot be written, it goes on without.
-    Read,
-    /// Adding. Others may read and add at the same time.
-    Write,
-    /// Alone with the repository.
-    Exclusive,
-}
-
-/// Where a password comes from.
-pub enum Credentials<'a> {
-    /// It was given. For a repository that is not encrypted that is an error.
-    Given(Password),
-    /// Somebody can be asked, once it turns out to be needed.
-    Ask(&'a dyn Fn() -> Result<Password>),
-}
 
 /// What a new repository shall be.
 #[derive(Debug)]
@@ -62,18 +44,6 @@ pub struct InitOptions {
     pub identity: Option<[u8; 32]>,
     /// What opening a key slot costs.
     pub cost: Cost,
-}
-
-/// What is found where a repository could be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// Nothing that xsnap wrote, or no more than an interrupted `init` leaves.
-    Nothing,
-    /// A repository, encrypted or not.
-    Repository {
-        /// Whether a password is needed.
-        encrypted: bool,
-    },
 }
 
 /// A snapshot object that cannot be read from either of its files.
@@ -100,87 +70,6 @@ pub struct Repository {
     damaged: Vec<DamagedSnapshot>,
     notes: Vec<String>,
     _guard: Option<Box<dyn Guard>>,
-}
-
-/// A config object that was found whole.
-struct FoundConfig {
-    name: ObjectName,
-    repository: RepositoryId,
-    clear: Clear,
-    body: Vec<u8>,
-}
-
-fn listed(storage: &dyn Storage, folder: Folder) -> Result<Vec<Listed>> {
-    storage.list(folder).map_err(|e| Error::storage("list", folder.as_str(), e))
-}
-
-/// Finds the config of the highest generation that is whole.
-fn find_config(storage: &dyn Storage) -> Result<Option<FoundConfig>> {
-    let pairs = paired::list(storage, Folder::Config, |name| config::generation_of(name).is_some())?;
-    let mut failure = None;
-    for (name, pair) in pairs.iter().rev() {
-        match paired::get(storage, Folder::Config, Kind::Config, None, name, pair) {
-            Ok(bytes) => {
-                let object = Folder::Config.object(name);
-                let (label, body) = envelope::open(&bytes, &object)?;
-                let clear = Clear::decode(body, &object)?;
-                return Ok(Some(FoundConfig {
-                    name: name.clone(),
-                    repository: label.repository,
-                    clear,
-                    body: body.to_vec(),
-                }));
-            }
-            Err(e) => failure = failure.or(Some(e)),
-        }
-    }
-    match failure {
-        Some(e) => Err(e),
-        None if holds_data(storage)? => Err(Error::damaged(
-            storage.location(),
-            "it holds packs or snapshots of xsnap but no config; it is not taken for empty",
-        )),
-        None => Ok(None),
-    }
-}
-
-/// Whether there is anything that `init` does not leave when it is interrupted.
-fn holds_data(storage: &dyn Storage) -> Result<bool> {
-    let mirrored = listed(storage, Folder::Mirror)?.iter().any(|l| !keys::is_slot_name(&l.name));
-    Ok(mirrored || !listed(storage, Folder::Packs)?.is_empty() || !listed(storage, Folder::Snapshots)?.is_empty())
-}
-
-/// Looks what is at a place, without any password.
-///
-/// # Errors
-/// `Damaged` where there are remains of a repository, `Newer`, and storage errors.
-pub fn probe(storage: &dyn Storage) -> Result<Presence> {
-    Ok(match find_config(storage)? {
-        None => Presence::Nothing,
-        Some(found) => Presence::Repository { encrypted: found.clear.encrypted },
-    })
-}
-
-fn take_lock(storage: &dyn Storage, access: Access, notes: &mut Vec<String>) -> Result<Option<Box<dyn Guard>>> {
-    let mode = if access == Access::Exclusive { LockMode::Exclusive } else { LockMode::Shared };
-    match storage.lock(mode).map_err(|e| Error::storage("lock", "the repository", e))? {
-        Locking::Held(guard) => Ok(Some(guard)),
-        Locking::Busy => {
-            let other = if access == Access::Exclusive {
-                "another xsnap is using it"
-            } else {
-                "another xsnap is alone with it"
-            };
-            Err(Error::Locked { location: storage.location(), why: other.into() })
-        }
-        Locking::Impossible(e) if access == Access::Exclusive => Err(Error::storage("lock", "the repository", e)),
-        Locking::Impossible(e) => {
-            if access == Access::Write {
-                notes.push(format!("this medium has no locks ({e}): do not prune it from another machine meanwhile"));
-            }
-            Ok(None)
-        }
-    }
 }
 
 impl Repository {
@@ -472,6 +361,23 @@ impl Repository {
     /// A storage error.
     pub fn index(&self, kind: Option<Kind>, wanted: Option<&HashSet<BlobId>>) -> Result<Index> {
         let bad = self.with_catalog(Catalog::bad_frames)?;
+        self.load_index(kind, wanted, &bad)
+    }
+
+    /// Loads the index of all packs as if no frame had ever been found damaged.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn index_unmarked(&self) -> Result<Index> {
+        self.load_index(None, None, &HashMap::new())
+    }
+
+    fn load_index(
+        &self,
+        kind: Option<Kind>,
+        wanted: Option<&HashSet<BlobId>>,
+        bad: &HashMap<ObjectName, HashSet<u32>>,
+    ) -> Result<Index> {
         let none = HashSet::new();
         let bad_of = |name: &ObjectName| bad.get(name).unwrap_or(&none);
         let (mut index, doubtful) = self.with_catalog(|catalog| {
@@ -566,28 +472,4 @@ type FreshRow = (ObjectName, Vec<u8>, Option<PlainFields>);
 
 fn catalog_failed(e: rusqlite::Error) -> Error {
     Error::storage("use", "index.sqlite", std::io::Error::other(e))
-}
-
-/// Tries a password on every key slot.
-fn unlock(storage: &dyn Storage, repository: RepositoryId, password: &Password) -> Result<Secrets> {
-    let pairs = paired::list(storage, Folder::Keys, keys::is_slot_name)?;
-    let (mut slots, mut failure) = (0, None);
-    for (name, pair) in &pairs {
-        let opened = paired::get(storage, Folder::Keys, Kind::Key, Some(repository), name, pair).and_then(|bytes| {
-            let object = Folder::Keys.object(name);
-            let (_, body) = envelope::open(&bytes, &object)?;
-            keys::open_slot(body, password, name, &object)
-        });
-        match opened {
-            Ok(Some(secrets)) => return Ok(secrets),
-            Ok(None) => slots += 1,
-            Err(e) if e.is_damage() => failure = Some(e),
-            Err(e) => return Err(e),
-        }
-    }
-    match failure {
-        Some(e) if slots == 0 => Err(e),
-        None if slots == 0 => Err(Error::Missing { what: "every key slot".into() }),
-        _ => Err(Error::WrongPassword { slots }),
-    }
 }

@@ -10,7 +10,10 @@ use crate::{
     },
     error::{Error, Result},
     id::{ObjectName, SnapshotId},
-    repo::tree::{Content, Entry, Metadata, Node, Owner, Stat, Time},
+    repo::{
+        content::{Content, MAX_DEPTH, decode_list, encode_list},
+        tree::{Entry, Metadata, Node, Owner, Stat, Time},
+    },
 };
 use bincode::{Decode, Encode};
 use std::sync::Arc;
@@ -121,12 +124,12 @@ struct Stored {
 type StoredContent = (u8, Vec<u8>);
 
 fn store_content(content: &Content) -> StoredContent {
-    (content.depth, crate::repo::tree::encode_list(&content.runs))
+    (content.depth, encode_list(&content.runs))
 }
 
 fn load_content(stored: &StoredContent, object: &str) -> Result<Content> {
-    let runs = crate::repo::tree::decode_list(&stored.1, object)?;
-    if stored.0 > crate::repo::tree::MAX_DEPTH {
+    let runs = decode_list(&stored.1, object)?;
+    if stored.0 > MAX_DEPTH {
         return Err(Error::damaged(object, "its lists are nested too deeply"));
     }
     Ok(Content { depth: stored.0, runs })

@@ -6,7 +6,7 @@
 use crate::{
     blobs::codec::{self, Extensions},
     error::{Error, Result},
-    id::BlobId,
+    repo::content::{Content, Ids, Run, StoredContent, store_content},
 };
 use bincode::{Decode, Encode};
 use std::{collections::HashMap, hash::Hash, sync::Arc};
@@ -48,44 +48,6 @@ pub struct Metadata {
     /// Its extended attributes.
     pub xattrs: Arc<Xattrs>,
 }
-
-/// A stretch of content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Run {
-    /// Bytes that a blob holds, or that the list in a blob stands for.
-    Data {
-        /// The blob.
-        id: BlobId,
-        /// How many bytes of content it stands for.
-        length_bytes: u64,
-    },
-    /// Zeros that take no room.
-    Hole {
-        /// How many.
-        length_bytes: u64,
-    },
-}
-
-impl Run {
-    /// How many bytes of content it stands for.
-    pub fn length_bytes(&self) -> u64 {
-        match self {
-            Self::Data { length_bytes, .. } | Self::Hole { length_bytes } => *length_bytes,
-        }
-    }
-}
-
-/// Content as a list of runs; where that would be long, a list of lists.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Content {
-    /// How many levels of list blobs are between this list and the blobs themselves.
-    pub depth: u8,
-    /// The runs, in order.
-    pub runs: Vec<Run>,
-}
-
-/// No list is nested deeper: 128 runs a list make more than 10^14 bytes at depth six.
-pub const MAX_DEPTH: u8 = 8;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,18 +149,6 @@ fn weight_bytes(entry: &Entry) -> usize {
 }
 
 #[derive(Encode, Decode)]
-enum StoredRun {
-    Data { length_bytes: u64 },
-    Hole { length_bytes: u64 },
-}
-
-#[derive(Encode, Decode)]
-struct StoredContent {
-    depth: u8,
-    runs: Vec<StoredRun>,
-}
-
-#[derive(Encode, Decode)]
 enum StoredNode {
     File { size_bytes: u64, content: StoredContent },
     Folder { content: StoredContent },
@@ -248,13 +198,6 @@ struct StoredStats {
     extensions: Extensions,
 }
 
-#[derive(Encode, Decode)]
-struct StoredList {
-    runs: Vec<StoredRun>,
-    ids: Vec<u8>,
-    extensions: Extensions,
-}
-
 /// Gives each distinct value a number, in the order of first use.
 struct Numbers<T> {
     known: HashMap<T, u32>,
@@ -275,21 +218,6 @@ impl<T: Clone + Eq + Hash> Numbers<T> {
         self.values.push(value.clone());
         number
     }
-}
-
-fn store_runs(runs: &[Run], ids: &mut Vec<u8>) -> Vec<StoredRun> {
-    let store = |run: &Run| match run {
-        Run::Data { id, length_bytes } => {
-            ids.extend_from_slice(&id.0);
-            StoredRun::Data { length_bytes: *length_bytes }
-        }
-        Run::Hole { length_bytes } => StoredRun::Hole { length_bytes: *length_bytes },
-    };
-    runs.iter().map(store).collect()
-}
-
-fn store_content(content: &Content, ids: &mut Vec<u8>) -> StoredContent {
-    StoredContent { depth: content.depth, runs: store_runs(&content.runs, ids) }
 }
 
 /// Encodes a piece of a folder's entries.
@@ -324,54 +252,6 @@ pub fn encode_piece(entries: &[Entry]) -> Vec<u8> {
         ids,
         extensions: Vec::new(),
     })
-}
-
-/// The ids of a record, handed out in order.
-struct Ids<'a> {
-    rest: &'a [[u8; 32]],
-    object: &'a str,
-}
-
-impl<'a> Ids<'a> {
-    fn new(bytes: &'a [u8], object: &'a str) -> Result<Self> {
-        match bytes.as_chunks() {
-            (rest, []) => Ok(Self { rest, object }),
-            _ => Err(Error::damaged(object, "its column of ids is cut short")),
-        }
-    }
-
-    fn runs(&mut self, stored: Vec<StoredRun>) -> Result<Vec<Run>> {
-        let mut total = 0_u64;
-        let mut load = |run| {
-            let run = match run {
-                StoredRun::Hole { length_bytes } => Run::Hole { length_bytes },
-                StoredRun::Data { length_bytes } => {
-                    let (id, rest) = self.rest.split_first().ok_or_else(|| self.bad("it has too few ids"))?;
-                    self.rest = rest;
-                    Run::Data { id: BlobId(*id), length_bytes }
-                }
-            };
-            let sum = total.checked_add(run.length_bytes()).filter(|_| run.length_bytes() > 0);
-            total = sum.ok_or_else(|| self.bad("a run of its content has an impossible length"))?;
-            Ok(run)
-        };
-        stored.into_iter().map(&mut load).collect()
-    }
-
-    fn content(&mut self, stored: StoredContent) -> Result<Content> {
-        if stored.depth > MAX_DEPTH {
-            return Err(self.bad("its lists are nested too deeply"));
-        }
-        Ok(Content { depth: stored.depth, runs: self.runs(stored.runs)? })
-    }
-
-    fn end(&self) -> Result<()> {
-        if self.rest.is_empty() { Ok(()) } else { Err(self.bad("it has more ids than runs")) }
-    }
-
-    fn bad(&self, why: &str) -> Error {
-        Error::damaged(self.object, why)
-    }
 }
 
 /// Whether a name may stand in a folder.
@@ -459,59 +339,10 @@ pub fn decode_stats(bytes: &[u8], object: &str) -> Result<Vec<Stat>> {
     Ok(stats)
 }
 
-/// Encodes a list blob.
-pub fn encode_list(runs: &[Run]) -> Vec<u8> {
-    let mut ids = Vec::new();
-    let runs = store_runs(runs, &mut ids);
-    codec::encode(&StoredList { runs, ids, extensions: Vec::new() })
-}
-
-/// Decodes a list blob.
-///
-/// # Errors
-/// `Damaged`, naming `object`.
-pub fn decode_list(bytes: &[u8], object: &str) -> Result<Vec<Run>> {
-    let stored: StoredList = codec::decode(bytes, object)?;
-    let mut ids = Ids::new(&stored.ids, object)?;
-    let runs = ids.runs(stored.runs)?;
-    ids.end()?;
-    Ok(runs)
-}
-
-/// Content that has more runs than this goes into list blobs.
-const MAX_INLINE_RUNS: usize = 128;
-/// No list blob is made with more runs.
-const MAX_LIST_RUNS: usize = 512;
-
-/// Makes content of runs. Long lists go, cut by content, into list blobs that `put` stores, until few runs are left.
-///
-/// # Errors
-/// Those of `put`.
-pub fn fold(mut runs: Vec<Run>, mut put: impl FnMut(&[u8]) -> Result<BlobId>) -> Result<Content> {
-    let mut depth = 0;
-    while runs.len() > MAX_INLINE_RUNS && depth < MAX_DEPTH {
-        let (mut lists, mut open) = (Vec::new(), Vec::new());
-        for run in runs {
-            open.push(run);
-            let marked = matches!(run, Run::Data { id, .. } if id.0.last().is_some_and(|b| b % 128 == 0));
-            if marked || open.len() >= MAX_LIST_RUNS {
-                lists.push(std::mem::take(&mut open));
-            }
-        }
-        lists.extend((!open.is_empty()).then_some(open));
-        let mut store = |list: Vec<Run>| {
-            let length_bytes = list.iter().map(Run::length_bytes).sum();
-            Ok(Run::Data { id: put(&encode_list(&list))?, length_bytes })
-        };
-        runs = lists.into_iter().map(&mut store).collect::<Result<_>>()?;
-        depth += 1;
-    }
-    Ok(Content { depth, runs })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::BlobId;
 
     fn file(name: &str, runs: Vec<Run>) -> Entry {
         let size_bytes = runs.iter().map(Run::length_bytes).sum();
@@ -545,31 +376,6 @@ mod tests {
         }
         assert!(decode_piece(&encode_piece(&[file("b", vec![]), file("a", vec![])]), "t").is_err());
         assert!(decode_piece(&encode_piece(&[file("a", vec![]), file("a", vec![])]), "t").is_err());
-    }
-
-    #[test]
-    fn a_long_list_is_folded_and_a_changed_run_changes_few_lists() {
-        let runs = |changed: usize| -> Vec<Run> {
-            let id = |n: usize| {
-                BlobId(*blake3::hash(&[n.to_le_bytes(), usize::from(n == changed).to_le_bytes()].concat()).as_bytes())
-            };
-            (0..100_000).map(|n| Run::Data { id: id(n), length_bytes: 10 }).collect()
-        };
-        let fold_into = |runs, blobs: &mut HashMap<BlobId, Vec<u8>>| {
-            fold(runs, |bytes| {
-                let id = BlobId(*blake3::hash(bytes).as_bytes());
-                blobs.insert(id, bytes.to_vec());
-                Ok(id)
-            })
-            .unwrap()
-        };
-        let mut blobs = HashMap::new();
-        let content = fold_into(runs(usize::MAX), &mut blobs);
-        assert!(content.runs.len() <= MAX_INLINE_RUNS && content.depth == 2);
-        assert_eq!(content.runs.iter().map(Run::length_bytes).sum::<u64>(), 1_000_000);
-        let before = blobs.len();
-        fold_into(runs(50_000), &mut blobs);
-        assert!(blobs.len() - before <= 4, "{}", blobs.len() - before);
     }
 
     #[test]

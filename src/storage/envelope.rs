@@ -150,7 +150,7 @@ impl ObjectWriter {
     /// Ends and publishes the object; durable on return. Returns its length in bytes.
     ///
     /// # Errors
-    /// A storage error; nothing is published then.
+    /// A storage error. The object may or may not be there then; if it is, it is whole.
     pub fn finish(mut self) -> Result<u64> {
         let total = self.length_bytes + TRAILER_BYTES as u64;
         self.append(&total.to_le_bytes())?;

@@ -86,7 +86,7 @@ pub trait Upload: Send {
     /// promise.
     ///
     /// # Errors
-    /// `AlreadyExists` when the name is taken; else the medium's own error. Nothing is published then.
+    /// `AlreadyExists` when the name is taken. After any other error the object may or may not be there, whole.
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 

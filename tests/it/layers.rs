@@ -212,8 +212,10 @@ fn names_exit(after: &str) -> bool {
 mod tests {
     use super::*;
 
-    const LIB: &str = "//! Plan.\n\n/// Low.\npub mod low;\n\n/// Room.\npub mod room {\n    /// One.\n    pub mod one;\n\n\
-                       /// Two.\n    pub mod two;\n}\n";
+    const LIB: &str = concat!(
+        "//! Plan.\n\n/// Low.\npub mod low;\n\n",
+        "/// Room.\npub mod room {\n    /// One.\n    pub mod one;\n\n    /// Two.\n    pub mod two;\n}\n",
+    );
 
     /// The violations of a small crate in which one file has the given text.
     fn with(path: &str, text: &str) -> Vec<String> {

@@ -22,7 +22,8 @@ use xsnap::{
     repo::{
         config::Config,
         keys::{Cost, Password},
-        repository::{Access, Credentials, InitOptions, Presence, Repository, probe},
+        opening::{Access, Credentials, Presence, probe},
+        repository::{InitOptions, Repository},
         snapshot::Snapshot,
         tree::Time,
     },

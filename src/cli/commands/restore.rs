@@ -15,12 +15,13 @@ use std::{
 use xsnap::{
     archive::{
         filter::Patterns,
-        restore::{Overwrite, RestoreRequest, Restored, Selected, restore as bring_back},
+        request::{Overwrite, RestoreRequest, Restored, Selected},
+        restore::restore as bring_back,
         verify::verify,
     },
     error::Error,
     progress::{Event, Progress},
-    repo::{listing::find, repository::Access, tree::Entry},
+    repo::{listing::find, opening::Access, tree::Entry},
     storage::envelope::Kind,
 };
 

@@ -15,7 +15,8 @@ use xsnap::{
     error::Error,
     repo::{
         listing::{Listing, find, listing},
-        repository::{Access, Repository},
+        opening::Access,
+        repository::Repository,
         snapshot::Snapshot,
         tree::{Entry, Node},
     },

@@ -1,0 +1,360 @@
+//! Proof that everything referenced exists and is what it claims to be; and which files are touched where it is not.
+//!
+//! Objects first, each file of each pair; then packs, their tables or all of their bytes; then every snapshot's trees,
+//! of which each is walked once as long as nothing in it is lost. Frames found bad are marked in the catalogue, so that
+//! the next backup stores their blobs again.
+
+use crate::{
+    blobs::{
+        index::Index,
+        pack::{self, FoundToc},
+        reader::{BadFrame, Reader},
+    },
+    error::{Error, Result},
+    id::{ObjectName, SnapshotId},
+    progress::{Event, Progress},
+    repo::{
+        config,
+        content::{Content, Run, encode_list},
+        keys,
+        listing::{Listing, Runs, listing, runs},
+        paired,
+        repository::Repository,
+        snapshot::Snapshot,
+        tree::Node,
+    },
+    storage::{
+        envelope::Kind,
+        object::{Folder, Listed},
+    },
+};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+/// Which packs are read whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadData {
+    /// None: only their tables.
+    No,
+    /// All.
+    All,
+    /// The n-th of m parts, n from 1; which pack is in which part depends on its name.
+    Part(u32, u32),
+}
+
+/// What a finding means for the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// An interruption's remains; the next writing command completes it.
+    Note,
+    /// Bytes are damaged, and another copy of them is whole.
+    Mendable,
+    /// Bytes are lost.
+    Loss,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Which object, or which part of it.
+    pub object: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// What it means.
+    pub severity: Severity,
+}
+
+/// A file that cannot be restored whole.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Touched {
+    /// The snapshot that it is in.
+    pub snapshot: SnapshotId,
+    /// Its path in the snapshot.
+    pub path: Vec<u8>,
+    /// What of it is lost.
+    pub why: String,
+}
+
+/// What a check has found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+    /// Files that cannot be restored whole.
+    pub touched: Vec<Touched>,
+    /// Objects looked at.
+    pub objects: u64,
+    /// Packs of which every byte was read.
+    pub packs_read: u64,
+    /// Snapshots walked.
+    pub snapshots: u64,
+    /// Bytes of packs that were read.
+    pub bytes_read: u64,
+}
+
+impl Report {
+    /// Whether any byte is damaged or lost.
+    pub fn has_damage(&self) -> bool {
+        !self.touched.is_empty() || self.findings.iter().any(|f| f.severity > Severity::Note)
+    }
+}
+
+/// Checks a repository. Damage is no error: it is in the report.
+///
+/// # Errors
+/// `Interrupted`, and storage errors that are no damage.
+pub fn check(repository: &Repository, read: ReadData, progress: &dyn Progress) -> Result<Report> {
+    let mut report = Report::default();
+    check_pairs(repository, &mut report)?;
+    check_packs(repository, read, progress, &mut report)?;
+    check_snapshots(repository, progress, &mut report)?;
+    Ok(report)
+}
+
+/// Says which names of the mirror belong to a folder.
+type IsOwn<'a> = &'a dyn Fn(&ObjectName) -> bool;
+
+/// Every file of every pair.
+fn check_pairs(repository: &Repository, report: &mut Report) -> Result<()> {
+    let is_config = |name: &ObjectName| config::generation_of(name).is_some();
+    let is_snapshot = |name: &ObjectName| SnapshotId::from_object(name).is_some();
+    let folders: [(Folder, Kind, IsOwn<'_>); 3] = [
+        (Folder::Config, Kind::Config, &is_config),
+        (Folder::Keys, Kind::Key, &keys::is_slot_name),
+        (Folder::Snapshots, Kind::Snapshot, &is_snapshot),
+    ];
+    let storage = repository.storage().as_ref();
+    for (folder, kind, is_own) in folders {
+        for (name, pair) in paired::list(storage, folder, is_own)? {
+            let mut whole = 0;
+            let mut bad = Vec::new();
+            for (place, length_bytes) in [(folder, pair.primary_bytes), (Folder::Mirror, pair.mirror_bytes)] {
+                report.objects += u64::from(length_bytes.is_some());
+                let object = place.object(&name);
+                match length_bytes.map(|l| paired::get_from(storage, place, kind, Some(repository.id()), &name, l)) {
+                    Some(Ok(_)) => whole += 1,
+                    Some(Err(e)) if e.is_damage() => bad.push((object, e.to_string(), Severity::Mendable)),
+                    Some(Err(e)) => return Err(e),
+                    None if place == Folder::Mirror => {
+                        bad.push((object, "it is not there yet; its making was interrupted".into(), Severity::Note));
+                    }
+                    None => bad.push((object, "it is gone; its mirror is there".into(), Severity::Mendable)),
+                }
+            }
+            for (object, why, severity) in bad {
+                let severity = if whole == 0 { Severity::Loss } else { severity };
+                report.findings.push(Finding { object, why, severity });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What came of looking at one pack.
+struct PackOutcome {
+    findings: Vec<Finding>,
+    bad: Vec<BadFrame>,
+    read_bytes: u64,
+}
+
+fn check_packs(repository: &Repository, read: ReadData, progress: &dyn Progress, report: &mut Report) -> Result<()> {
+    let listed =
+        repository.storage().list(Folder::Packs).map_err(|e| Error::storage("list", Folder::Packs.as_str(), e))?;
+    let is_read = |l: &Listed| match read {
+        ReadData::No => false,
+        ReadData::All => true,
+        ReadData::Part(n, of) => part_of(&l.name, of) + 1 == n,
+    };
+    let bytes = listed.iter().filter(|l| is_read(l)).map(|l| l.length_bytes).sum();
+    progress.tell(Event::Total { entries: listed.len() as u64, bytes });
+    let index = Arc::new(repository.index_unmarked()?);
+    let reader = repository.reader(Arc::clone(&index));
+    let frames = first_frames(&index);
+    let look = |l: &Listed| {
+        let outcome = check_pack(repository, &reader, &frames, l, is_read(l), progress)?;
+        progress.tell(Event::Done { entries: 1, bytes: outcome.read_bytes });
+        Ok(outcome)
+    };
+    let outcomes: Vec<PackOutcome> = listed.par_iter().map(look).collect::<Result<_>>()?;
+    for (l, outcome) in listed.iter().zip(outcomes) {
+        report.objects += 1;
+        report.packs_read += u64::from(outcome.read_bytes > 0);
+        report.bytes_read += outcome.read_bytes;
+        if outcome.read_bytes > 0 {
+            repository.unmark(&l.name)?;
+        }
+        repository.mark_bad(&outcome.bad)?;
+        report.findings.extend(outcome.findings);
+    }
+    Ok(())
+}
+
+/// Which of `of` parts a pack is in, from 0.
+fn part_of(name: &ObjectName, of: u32) -> u32 {
+    let hash = blake3::hash(name.as_str().as_bytes());
+    hash.as_bytes().first_chunk().map_or(0, |b| u32::from_le_bytes(*b) % of.max(1))
+}
+
+/// The number of each pack's first frame among all frames of an index.
+fn first_frames(index: &Index) -> BTreeMap<ObjectName, u32> {
+    index.packs().iter().map(|pack| (pack.name.clone(), pack.first_frame)).collect()
+}
+
+fn check_pack(
+    repository: &Repository,
+    reader: &Reader,
+    frames: &BTreeMap<ObjectName, u32>,
+    l: &Listed,
+    read: bool,
+    progress: &dyn Progress,
+) -> Result<PackOutcome> {
+    let mut outcome = PackOutcome { findings: Vec::new(), bad: Vec::new(), read_bytes: 0 };
+    let (storage, secrets) = (repository.storage().as_ref(), repository.secrets());
+    let object = Folder::Packs.object(&l.name);
+    let FoundToc { toc, mended, .. } = pack::read_toc(storage, secrets, repository.id(), &l.name, l.length_bytes)?;
+    if let Some(why) = mended {
+        let severity = if toc.frames.is_empty() { Severity::Loss } else { Severity::Mendable };
+        outcome.findings.push(Finding { object: object.clone(), why, severity });
+    }
+    if !read {
+        return Ok(outcome);
+    }
+    let mut bad_frames = HashSet::new();
+    let proven = pack::read_whole(storage, &l.name, l.length_bytes, &toc, |number, bytes| {
+        if progress.stop_wanted() {
+            return Err(Error::Interrupted);
+        }
+        let opened = frames.get(&l.name).and_then(|first| first.checked_add(number)).map(|at| reader.prove(at, bytes));
+        match opened {
+            Some(Err(e)) if e.is_damage() => {
+                outcome.findings.push(Finding { object: object.clone(), why: e.to_string(), severity: Severity::Loss });
+                bad_frames.insert(number);
+                Ok(())
+            }
+            Some(proven) => proven,
+            None => Ok(()),
+        }
+    });
+    outcome.read_bytes = l.length_bytes;
+    match proven {
+        // The frame that the damage hit has been named already.
+        Err(e) if e.is_damage() && bad_frames.is_empty() => {
+            outcome.findings.push(Finding { object: object.clone(), why: e.to_string(), severity: Severity::Mendable });
+        }
+        Err(e) if !e.is_damage() => return Err(e),
+        _ => {}
+    }
+    outcome.bad = bad_frames.into_iter().map(|number| (l.name.clone(), number)).collect();
+    Ok(outcome)
+}
+
+fn check_snapshots(repository: &Repository, progress: &dyn Progress, report: &mut Report) -> Result<()> {
+    let index = Arc::new(repository.index(None, None)?);
+    let reader = repository.reader(index);
+    let mut walk = Walk { reader: &reader, clean: HashSet::new(), touched: Vec::new(), progress };
+    for snapshot in repository.snapshots() {
+        walk.snapshot(snapshot)?;
+        report.snapshots += 1;
+    }
+    report.touched = walk.touched;
+    repository.mark_bad(&reader.take_bad_frames())
+}
+
+/// Walks the trees of one snapshot after the other.
+struct Walk<'a> {
+    reader: &'a Reader,
+    /// Folders of which everything was found, by a hash of their content lists.
+    clean: HashSet<blake3::Hash>,
+    touched: Vec<Touched>,
+    progress: &'a dyn Progress,
+}
+
+struct Level<'a> {
+    path_bytes: usize,
+    listing: Listing<'a>,
+    key: blake3::Hash,
+    touched_before: usize,
+}
+
+fn key_of(content: &Content) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[content.depth]).update(&encode_list(&content.runs)).finalize()
+}
+
+impl Walk<'_> {
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let reader = self.reader;
+        let mut path = Vec::new();
+        let mut levels: Vec<Level<'_>> = Vec::new();
+        let enter = |content: &Content, path_bytes: usize, touched_before: usize| Level {
+            path_bytes,
+            listing: listing(reader, content, None),
+            key: key_of(content),
+            touched_before,
+        };
+        if let Node::Folder { content } = &snapshot.root.node {
+            levels.push(enter(content, 0, self.touched.len()));
+        }
+        while let Some(level) = levels.last_mut() {
+            path.truncate(level.path_bytes);
+            match level.listing.next() {
+                None => {
+                    if self.touched.len() == level.touched_before {
+                        self.clean.insert(level.key);
+                    }
+                    levels.pop();
+                }
+                Some(Err(e)) if e.is_damage() => self.touch(snapshot, &path, &format!("part of its list is lost: {e}")),
+                Some(Err(e)) => return Err(e),
+                Some(Ok((entry, _))) => {
+                    if self.progress.stop_wanted() {
+                        return Err(Error::Interrupted);
+                    }
+                    path.push(b'/');
+                    path.extend_from_slice(&entry.name);
+                    match &entry.node {
+                        Node::Folder { content } if !self.clean.contains(&key_of(content)) => {
+                            levels.push(enter(content, path.len(), self.touched.len()));
+                        }
+                        Node::File { content, .. } => self.file(snapshot, &path, content)?,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that a file is made of lies in a healthy place and is as long as its list says.
+    fn file(&mut self, snapshot: &Snapshot, path: &[u8], content: &Content) -> Result<()> {
+        let index = self.reader.index();
+        let all: Runs<'_> = runs(self.reader, content);
+        for run in all {
+            let why = match run {
+                Err(e) if e.is_damage() => e.to_string(),
+                Err(e) => return Err(e),
+                Ok(Run::Hole { .. }) => continue,
+                Ok(Run::Data { id, length_bytes }) => {
+                    let places = index.places(&id);
+                    let healthy = places.iter().filter(|p| index.is_healthy(p.frame));
+                    if healthy.clone().any(|p| u64::from(p.length_bytes) == length_bytes) {
+                        continue;
+                    }
+                    let what = if places.is_empty() { "is missing" } else { "lies in a damaged frame" };
+                    format!("blob {id} {what}")
+                }
+            };
+            self.touch(snapshot, path, &why);
+            break;
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, snapshot: &Snapshot, path: &[u8], why: &str) {
+        let path = if path.is_empty() { b"/" } else { path };
+        self.touched.push(Touched { snapshot: snapshot.id, path: path.to_vec(), why: why.to_owned() });
+    }
+}
