@@ -81,7 +81,7 @@ pub fn backup(repository: &mut Repository, request: &Request, progress: &dyn Pro
         let counts = parent.counts;
         progress.tell(Event::Total { entries: counts.files + counts.folders + counts.others, bytes: counts.bytes });
     }
-    let index = Arc::new(repository.index(None, None)?);
+    let index = Arc::new(repository.index()?);
     let reader = repository.reader(Arc::clone(&index));
     let chunker = repository.chunker();
     let writer = repository.writer(index, request.threads, request.dry_run)?;
@@ -100,7 +100,7 @@ pub fn backup_stream(
     name: &[u8],
     source: impl Read,
 ) -> Result<Snapshot> {
-    let index = Arc::new(repository.index(None, None)?);
+    let index = Arc::new(repository.index()?);
     let reader = repository.reader(Arc::clone(&index));
     let chunker = repository.chunker();
     let writer = repository.writer(index, request.threads, request.dry_run)?;

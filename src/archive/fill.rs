@@ -73,6 +73,8 @@ pub struct FileTask {
     pub pieces: Vec<Piece>,
     /// How it gets its bytes.
     pub way: Way,
+    /// Whether it has no attributes when it is made.
+    pub bare: bool,
     state: Mutex<State>,
     needed: OnceLock<Vec<usize>>,
     missing: AtomicUsize,
@@ -97,7 +99,7 @@ impl FileTask {
     ) -> Self {
         let (state, needed) = (Mutex::default(), OnceLock::new());
         let (missing, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { folder, name, metadata, size_bytes, pieces, way, state, needed, missing, failed }
+        Self { folder, name, metadata, size_bytes, pieces, way, bare: false, state, needed, missing, failed }
     }
 
     fn path(&self) -> Vec<u8> {
@@ -391,7 +393,7 @@ impl Filling<'_> {
     }
 
     fn apply(&self, task: &FileTask, file: &File, progress: &dyn Progress) {
-        let options = ApplyOptions { by_name: self.by_name, is_symlink: false };
+        let options = ApplyOptions { by_name: self.by_name, is_symlink: false, bare: task.bare };
         let shortfalls = metadata::apply(Handle::Open(file.as_fd()), &task.metadata, self.owners, options);
         Tally::add(&self.tally.problems, u64::from(!shortfalls.is_empty()));
         for (verb, cause) in shortfalls {

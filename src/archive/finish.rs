@@ -110,7 +110,7 @@ impl Finisher<'_> {
         if self.request.dry_run {
             return;
         }
-        let options = ApplyOptions { by_name: self.request.by_name, is_symlink: false };
+        let options = ApplyOptions { by_name: self.request.by_name, is_symlink: false, bare: false };
         for (folder, wanted) in folders.iter().rev() {
             let shortfalls = match folder.place() {
                 None => metadata::apply(Handle::Open(self.root), wanted, self.owners, options),

@@ -198,6 +198,8 @@ pub struct ApplyOptions {
     pub by_name: bool,
     /// Whether the entry is a symbolic link, which has no mode of its own.
     pub is_symlink: bool,
+    /// Whether it is known to have no attributes yet, so that nobody need look.
+    pub bare: bool,
 }
 
 /// Puts owner, mode, attributes and time back, in the order in which none undoes another: a new owner clears setuid
@@ -220,7 +222,7 @@ pub fn apply(handle: Handle<'_>, wanted: &Metadata, owners: &Owners, options: Ap
             note("set setuid or setgid", Err(io::Error::other("the file could not be given to its owner")));
         }
     }
-    shortfalls.extend(set_xattrs(handle, &wanted.xattrs));
+    shortfalls.extend(set_xattrs(handle, &wanted.xattrs, options.bare));
     if let Err(e) = set_mtime(handle, wanted.mtime) {
         shortfalls.push(("set the time".to_owned(), e));
     }
@@ -263,10 +265,11 @@ pub fn set_mtime(handle: Handle<'_>, mtime: Time) -> io::Result<()> {
 }
 
 /// Makes the attributes exactly those wanted. The label that SELinux gives where none is wanted stays.
-fn set_xattrs(handle: Handle<'_>, wanted: &Xattrs) -> Shortfalls {
+fn set_xattrs(handle: Handle<'_>, wanted: &Xattrs, bare: bool) -> Shortfalls {
     let mut shortfalls = Shortfalls::new();
     let name_of = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-    let present = match read_xattrs(handle) {
+    let present = if bare { Ok(Arc::default()) } else { read_xattrs(handle) };
+    let present = match present {
         Ok(present) => present,
         Err(e) => return vec![("read the attributes".to_owned(), e)],
     };

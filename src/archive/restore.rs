@@ -8,7 +8,7 @@ use crate::{
         fill::{FileTask, Filling, IN_PLACE_BYTES, Piece, Tally, Way},
         finish::{Finisher, Late, LateLink, make_way},
         live::{self, Folder, Opener, Special},
-        metadata::{self, ApplyOptions, Owners},
+        metadata::{self, ApplyOptions, Handle, Owners},
         request::{Overwrite, RestoreRequest, Restored, Selected},
     },
     blobs::reader::Reader,
@@ -85,8 +85,21 @@ struct Level<'a> {
     included: bool,
     /// Names that the snapshot has here, where others are to be removed.
     names: Option<HashSet<Vec<u8>>>,
-    /// Whether the folder is there, in a dry run.
-    exists: bool,
+    state: State,
+}
+
+/// What is known of a live folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It is not there, and a dry run makes none.
+    Absent,
+    /// It was there before.
+    Old,
+    /// It was made just now, and is empty.
+    New {
+        /// What is made in it has no attributes that nobody gave it.
+        bare: bool,
+    },
 }
 
 struct Planner<'a> {
@@ -145,7 +158,7 @@ impl<'a> Planner<'a> {
                 if self.request.root_metadata {
                     self.late.folders.push((Arc::clone(&root), selected.entry.metadata.clone()));
                 }
-                self.enter(root, content, true, self.request.include.is_empty());
+                self.enter(root, content, State::Old, self.request.include.is_empty());
                 while let Some(level) = self.levels.last_mut() {
                     self.path.truncate(level.path_bytes);
                     match level.listing.next() {
@@ -157,7 +170,7 @@ impl<'a> Planner<'a> {
             }
             _ => {
                 self.path.truncate(self.path.iter().rposition(|b| *b == b'/').unwrap_or_default());
-                self.place(&root, true, selected.entry.clone())?;
+                self.place(&root, State::Old, selected.entry.clone())?;
             }
         }
         self.send()?;
@@ -187,10 +200,10 @@ impl<'a> Planner<'a> {
         self.progress.tell(Event::Problem { path: &self.path, verb, cause });
     }
 
-    fn enter(&mut self, folder: Arc<Folder>, content: &Content, exists: bool, included: bool) {
-        let names = (self.request.delete && exists && self.is_in_source()).then(HashSet::new);
+    fn enter(&mut self, folder: Arc<Folder>, content: &Content, state: State, included: bool) {
+        let names = (self.request.delete && state == State::Old && self.is_in_source()).then(HashSet::new);
         let listing = listing(self.reader, content, None);
-        self.levels.push(Level { folder, path_bytes: self.path.len(), listing, included, names, exists });
+        self.levels.push(Level { folder, path_bytes: self.path.len(), listing, included, names, state });
     }
 
     fn is_in_source(&self) -> bool {
@@ -255,57 +268,61 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         let included = level.included || self.request.include.matches(&self.path, is_folder);
-        let (folder, exists) = (Arc::clone(&level.folder), level.exists);
+        let (folder, state) = (Arc::clone(&level.folder), level.state);
         match &entry.node {
             Node::Folder { content } => {
-                let placed = self.place_folder(&folder, exists, &entry, included);
+                let placed = self.place_folder(&folder, state, &entry, included);
                 match placed {
-                    Ok(Some(now_exists)) => self.enter(folder.child(&entry.name), content, now_exists, included),
+                    Ok(Some(now)) => self.enter(folder.child(&entry.name), content, now, included),
                     Ok(None) => {}
                     Err(e) => self.problem("make the folder", &e),
                 }
                 Ok(())
             }
-            _ if included => self.place(&folder, exists, entry),
+            _ if included => self.place(&folder, state, entry),
             _ => Ok(()),
         }
     }
 
-    /// Makes a folder, or takes the one that is there. Says whether it is there now, or nothing where it is left out.
+    /// Makes a folder, or takes the one that is there. Says what is known of it then, or nothing where it is left out.
     fn place_folder(
         &mut self,
         parent: &Arc<Folder>,
-        exists: bool,
+        state: State,
         entry: &Entry,
         included: bool,
-    ) -> io::Result<Option<bool>> {
-        if !exists {
+    ) -> io::Result<Option<State>> {
+        if state == State::Absent {
             self.done.folders += 1;
-            return Ok(Some(false));
+            return Ok(Some(State::Absent));
         }
         let open = self.opener.open(parent)?;
-        let found = live::look(open.as_fd(), &entry.name)?;
-        let is_there = found.as_ref().is_some_and(|stat| live::kind_of(stat) == FileType::Directory);
-        if !is_there {
-            if let Some(stat) = found {
-                if !self.may_replace(&entry.metadata, &stat) {
-                    self.done.skipped += 1;
-                    return Ok(None);
-                }
-                if !self.request.dry_run {
-                    rustix::fs::unlinkat(open.as_fd(), entry.name.as_slice(), AtFlags::empty())?;
-                }
+        let found = if state == State::Old { live::look(open.as_fd(), &entry.name)? } else { None };
+        if found.as_ref().is_some_and(|stat| live::kind_of(stat) == FileType::Directory) {
+            if included && self.is_in_source() {
+                self.late.folders.push((parent.child(&entry.name), entry.metadata.clone()));
             }
-            self.done.folders += 1;
-            if self.request.dry_run {
-                return Ok(Some(false));
+            return Ok(Some(State::Old));
+        }
+        if let Some(stat) = found {
+            if !self.may_replace(&entry.metadata, &stat) {
+                self.done.skipped += 1;
+                return Ok(None);
             }
-            live::make_folder(open.as_fd(), &entry.name)?;
+            if !self.request.dry_run {
+                rustix::fs::unlinkat(open.as_fd(), entry.name.as_slice(), AtFlags::empty())?;
+            }
         }
-        if !is_there || (included && self.is_in_source()) {
-            self.late.folders.push((parent.child(&entry.name), entry.metadata.clone()));
+        self.done.folders += 1;
+        if self.request.dry_run {
+            return Ok(Some(State::Absent));
         }
-        Ok(Some(true))
+        live::make_folder(open.as_fd(), &entry.name)?;
+        self.late.folders.push((parent.child(&entry.name), entry.metadata.clone()));
+        // A label or a default ACL that the new folder has got would be given to what is made in it, too.
+        let made = live::open_folder(open.as_fd(), &entry.name)?;
+        let bare = metadata::read_xattrs(Handle::Open(made.as_fd())).is_ok_and(|xattrs| xattrs.is_empty());
+        Ok(Some(State::New { bare }))
     }
 
     /// Whether something that is there may make way.
@@ -318,9 +335,9 @@ impl<'a> Planner<'a> {
     }
 
     /// Puts anything but a folder in its place, or plans to.
-    fn place(&mut self, folder: &Arc<Folder>, exists: bool, entry: Entry) -> Result<()> {
+    fn place(&mut self, folder: &Arc<Folder>, state: State, entry: Entry) -> Result<()> {
         self.progress.tell(Event::Path(&self.path));
-        let there = if exists {
+        let there = if state == State::Old {
             match self.opener.open(folder).and_then(|open| live::look(open.as_fd(), &entry.name)) {
                 Ok(there) => there,
                 Err(e) => {
@@ -348,7 +365,10 @@ impl<'a> Planner<'a> {
             }
         }
         match &entry.node {
-            Node::File { size_bytes, content } => self.plan_file(folder, there, &entry, *size_bytes, content),
+            Node::File { size_bytes, content } => {
+                let bare = state == State::New { bare: true };
+                self.plan_file((folder, bare), there, &entry, *size_bytes, content)
+            }
             _ => {
                 if let Err(e) = self.make_special(folder, there, &entry) {
                     self.problem("make", &e);
@@ -360,7 +380,7 @@ impl<'a> Planner<'a> {
 
     fn plan_file(
         &mut self,
-        folder: &Arc<Folder>,
+        (folder, bare): (&Arc<Folder>, bool),
         there: Option<Stat>,
         entry: &Entry,
         size: u64,
@@ -393,7 +413,8 @@ impl<'a> Planner<'a> {
             Err(e) => return Err(e),
         };
         self.window_pieces += pieces.len();
-        let task = FileTask::new(Arc::clone(folder), entry.name.clone(), entry.metadata.clone(), size, pieces, way);
+        let mut task = FileTask::new(Arc::clone(folder), entry.name.clone(), entry.metadata.clone(), size, pieces, way);
+        task.bare = bare;
         self.window.push(task);
         if self.window.len() >= WINDOW_FILES || self.window_pieces >= WINDOW_PIECES { self.send() } else { Ok(()) }
     }
@@ -464,8 +485,8 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        let options =
-            ApplyOptions { by_name: self.request.by_name, is_symlink: matches!(special, Special::Symlink(_)) };
+        let is_symlink = matches!(special, Special::Symlink(_));
+        let options = ApplyOptions { by_name: self.request.by_name, is_symlink, bare: false };
         let shortfalls = metadata::apply(special.handle(at, name), &entry.metadata, self.owners, options);
         Tally::add(&self.tally.problems, u64::from(!shortfalls.is_empty()));
         for (verb, cause) in shortfalls {

@@ -26,14 +26,17 @@ use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter};
 pub const MAGIC: [u8; 4] = *b"xFr1";
 /// Bytes before the head.
 pub const PREFIX_BYTES: usize = 16;
-/// About how many raw bytes the writer gathers in a frame.
-pub const TARGET_BYTES: usize = 1 << 20;
+/// About how many raw bytes the writer gathers in a frame: as many as zstd's window at the default level holds. On 1.3 GB
+/// of kernel sources 2 MiB give packs 2 % smaller than 1 MiB, in the same time.
+pub const TARGET_BYTES: usize = 2 << 20;
 /// No frame holds more raw bytes.
 pub const MAX_RAW_BYTES: usize = 16 << 20;
 /// No frame holds more blobs.
 pub const MAX_BLOBS: usize = 1 << 16;
 /// No frame leans on more raw bytes.
 pub const MAX_BASE_BYTES: usize = 16 << 20;
+/// No frame is longer, as stored.
+pub const MAX_FRAME_BYTES: usize = PREFIX_BYTES + MAX_HEAD_BYTES + MAX_RAW_BYTES + PROOF_BYTES;
 /// No head is longer, as stored.
 const MAX_HEAD_BYTES: usize = 4 << 20;
 /// The largest window a reader grants: prefix and frame together.

@@ -114,6 +114,12 @@ impl Index {
         self.table.insert_unique(hash(&id), number, rehash);
     }
 
+    /// Bases of frames that the index holds blobs of, which it holds no place of itself.
+    pub fn unknown_bases(&self) -> HashSet<BlobId> {
+        let leaning = self.frame_of.iter().filter_map(|f| self.frames.get(*f as usize)).flat_map(|f| f.bases.iter());
+        leaning.filter(|id| self.places_iter(id).next().is_none()).copied().collect()
+    }
+
     /// Number of blobs, each place counted.
     pub fn len(&self) -> usize {
         self.ids.len()

@@ -26,6 +26,8 @@ const TOC_PART: u64 = u64::MAX;
 /// Bytes after the table: its length and a magic.
 const FOOTER_BYTES: usize = 8;
 const TOC_MAGIC: [u8; 4] = *b"xToc";
+/// How much of a pack is read at once where frames do not say how much.
+const STEP_BYTES: u64 = 4 << 20;
 /// No table is longer, as stored.
 const MAX_TOC_BYTES: usize = 48 << 20;
 
@@ -110,6 +112,9 @@ impl Toc {
         for frame in &toc.frames {
             let end = frame.offset_bytes.checked_add(u64::from(frame.frame_bytes)).filter(|end| *end <= pack_bytes);
             let end = end.ok_or_else(|| bad("its table leads outside"))?;
+            if frame.frame_bytes as usize > frame::MAX_FRAME_BYTES {
+                return Err(bad("its table claims a frame that is too long"));
+            }
             if frame.offset_bytes < free_bytes || frame.bases.iter().any(|b| toc.base(*b).is_none()) {
                 return Err(bad("its table contradicts itself"));
             }
@@ -300,14 +305,22 @@ pub fn read_whole(
     let bad = |why: &str| Error::damaged(&object, why);
     let proven_bytes = length_bytes.saturating_sub(32);
     let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+    let hash_up_to = |hasher: &mut blake3::Hasher, mut at: u64, end: u64| {
+        while at < end {
+            let piece = read(at, STEP_BYTES.min(end - at))?;
+            at += piece.len() as u64;
+            hasher.update(&piece);
+        }
+        Ok::<_, Error>(at)
+    };
     for (number, frame) in (0_u32..).zip(&toc.frames).filter(|(_, f)| f.frame_bytes > 0) {
-        hasher.update(&read(at, frame.offset_bytes.saturating_sub(at))?);
+        hash_up_to(&mut hasher, at, frame.offset_bytes)?;
         let bytes = read(frame.offset_bytes, u64::from(frame.frame_bytes))?;
         hasher.update(&bytes);
         at = frame.offset_bytes + u64::from(frame.frame_bytes);
         take(number, &bytes)?;
     }
-    hasher.update(&read(at, proven_bytes.saturating_sub(at))?);
+    hash_up_to(&mut hasher, at, proven_bytes)?;
     let end = read(proven_bytes.saturating_sub(8), length_bytes - proven_bytes.saturating_sub(8))?;
     let (length, proof) = end.split_first_chunk::<8>().ok_or_else(|| bad("it is cut short"))?;
     if u64::from_le_bytes(*length) != length_bytes {
@@ -328,7 +341,6 @@ fn search(
     name: &ObjectName,
     length_bytes: u64,
 ) -> Result<Toc> {
-    const STEP_BYTES: usize = 4 << 20;
     let object = Folder::Packs.object(name);
     let read = |offset: u64, length: usize| {
         let length = length.min(usize::try_from(length_bytes.saturating_sub(offset)).unwrap_or(usize::MAX));
@@ -336,7 +348,7 @@ fn search(
     };
     let (mut toc, mut at) = (Toc::default(), 0);
     while at < length_bytes {
-        let piece = read(at, STEP_BYTES)?;
+        let piece = read(at, STEP_BYTES as usize)?;
         let Some(found) = piece.windows(4).position(|w| *w == frame::MAGIC) else {
             at += piece.len().saturating_sub(3).max(1) as u64;
             continue;

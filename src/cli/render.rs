@@ -31,6 +31,7 @@ pub struct Screen {
     entries: AtomicU64,
     bytes: AtomicU64,
     problems: AtomicU64,
+    output_given_away: AtomicBool,
     stop: Arc<AtomicBool>,
 }
 
@@ -126,6 +127,7 @@ impl Screen {
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             problems: AtomicU64::new(0),
+            output_given_away: AtomicBool::new(false),
             stop: Arc::default(),
         }
     }
@@ -150,6 +152,11 @@ impl Screen {
     /// Whether reports go out as JSON.
     pub fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// From now on the standard output holds stored bytes and nothing else: reports go to standard error.
+    pub fn give_output_away(&self) {
+        self.output_given_away.store(true, Ordering::Relaxed);
     }
 
     /// Shows the bar from now on.
@@ -177,6 +184,9 @@ impl Screen {
     /// # Errors
     /// Those of writing; a closed pipe is no error for whoever reads only the first lines.
     pub fn line(&self, text: &str) -> anyhow::Result<()> {
+        if self.output_given_away.load(Ordering::Relaxed) {
+            return Ok(writeln!(io::stderr(), "{text}")?);
+        }
         match writeln!(io::stdout().lock(), "{text}") {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
             written => Ok(written?),

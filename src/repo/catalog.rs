@@ -144,7 +144,9 @@ impl Catalog {
         let copy = Self { db: Connection::open_in_memory()?, in_memory: true };
         create(&copy.db, identity)?;
         let file = Self { db: file, in_memory: false };
-        file.each_pack(None, |row| copy.put_pack(&row))?;
+        for name in file.pack_names(None)? {
+            file.pack(&name)?.map_or(Ok(()), |row| copy.put_pack(&row))?;
+        }
         for (name, bytes) in file.snapshots()? {
             copy.put_snapshot(&name, &bytes, None)?;
         }
@@ -180,24 +182,34 @@ impl Catalog {
         checked.filter_map(Result::transpose).collect()
     }
 
-    /// Hands every pack's row on, one at a time, or only those of a kind.
+    /// Names of every pack that has a row, or of those of a kind, in the order in which they were added.
     ///
     /// # Errors
-    /// SQLite's, and those of `take`.
-    pub fn each_pack(&self, kind: Option<Kind>, mut take: impl FnMut(PackRow) -> Outcome<()>) -> Outcome<()> {
+    /// SQLite's.
+    pub fn pack_names(&self, kind: Option<Kind>) -> Outcome<Vec<ObjectName>> {
         let wanted = kind.map(|k| i64::from(k.byte()));
-        let mut query = self
-            .db
-            .prepare("SELECT name, length_bytes, kind, toc FROM pack WHERE ?1 IS NULL OR kind = ?1 ORDER BY rowid")?;
-        let mut rows = query.query([wanted])?;
-        while let Some(row) = rows.next()? {
-            let (name, length, kind): (String, i64, u8) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let checked = (ObjectName::parse(&name), u64::try_from(length).ok(), Kind::from_byte(kind));
-            if let (Some(name), Some(length_bytes), Some(kind)) = checked {
-                take(PackRow { name, length_bytes, kind, toc: row.get(3)? })?;
+        let mut query = self.db.prepare("SELECT name FROM pack WHERE ?1 IS NULL OR kind = ?1 ORDER BY rowid")?;
+        let names = query.query_map([wanted], |row| row.get::<_, String>(0))?;
+        names.filter_map(|name| name.map(|name| ObjectName::parse(&name)).transpose()).collect()
+    }
+
+    /// A pack's row, if it has one that can be a row at all.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn pack(&self, name: &ObjectName) -> Outcome<Option<PackRow>> {
+        let mut query = self.db.prepare_cached("SELECT length_bytes, kind, toc FROM pack WHERE name = ?1")?;
+        let row = query.query_row([name.as_str()], |row| {
+            let (length, kind) = (u64::try_from(row.get::<_, i64>(0)?).ok(), Kind::from_byte(row.get(1)?));
+            Ok((length, kind, row.get(2)?))
+        });
+        match row {
+            Ok((Some(length_bytes), Some(kind), toc)) => {
+                Ok(Some(PackRow { name: name.clone(), length_bytes, kind, toc }))
             }
+            Ok(_) | Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+            Err(e) => Err(e),
         }
-        Ok(())
     }
 
     /// Adds or replaces a pack's row.

@@ -252,7 +252,7 @@ fn check_pack(
 }
 
 fn check_snapshots(repository: &Repository, progress: &dyn Progress, report: &mut Report) -> Result<()> {
-    let index = Arc::new(repository.index(None, None)?);
+    let index = Arc::new(repository.index()?);
     let reader = repository.reader(index);
     let mut walk = Walk { reader: &reader, clean: HashSet::new(), touched: Vec::new(), progress };
     for snapshot in repository.snapshots() {

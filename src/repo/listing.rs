@@ -12,7 +12,7 @@ use crate::{
         tree::{Entry, Node, Stat, decode_piece, decode_stats},
     },
 };
-use std::vec;
+use std::{collections::HashSet, vec};
 
 /// The runs of a content, one after the other, however deep its lists are.
 #[derive(Debug)]
@@ -168,4 +168,41 @@ pub fn find(reader: &Reader, root: &Entry, path: &[u8]) -> Result<Option<Entry>>
         }
     }
     Ok(Some(at))
+}
+
+/// The blobs of content that an entry, and everything below it, is made of. What cannot be listed is left out.
+///
+/// # Errors
+/// Storage errors that are no damage.
+pub fn blobs_of(reader: &Reader, entry: &Entry) -> Result<HashSet<BlobId>> {
+    let mut blobs = HashSet::new();
+    let mut add = |content: &Content| -> Result<()> {
+        for run in runs(reader, content) {
+            match run {
+                Ok(Run::Data { id, .. }) => drop(blobs.insert(id)),
+                Ok(Run::Hole { .. }) => {}
+                Err(e) if e.is_damage() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    };
+    let mut folders = Vec::new();
+    match &entry.node {
+        Node::File { content, .. } => add(content)?,
+        Node::Folder { content } => folders.push(content.clone()),
+        _ => {}
+    }
+    while let Some(folder) = folders.pop() {
+        for entry in listing(reader, &folder, None) {
+            match entry.map(|(entry, _)| entry.node) {
+                Ok(Node::File { content, .. }) => add(&content)?,
+                Ok(Node::Folder { content }) => folders.push(content),
+                Ok(_) => {}
+                Err(e) if e.is_damage() => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(blobs)
 }

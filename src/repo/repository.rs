@@ -18,9 +18,11 @@ use crate::{
         catalog::{Catalog, Outcome, PackRow, PlainFields},
         config::{self, Clear, Config},
         keys::{self, Cost, Password},
+        listing::blobs_of,
         opening::{Access, Credentials, Presence, find_config, listed, probe, take_lock, unlock},
         paired,
         snapshot::Snapshot,
+        tree::Entry,
     },
     storage::{
         envelope::{self, Kind, Label},
@@ -354,14 +356,14 @@ impl Repository {
         Chunker::new(self.config.chunks, self.secrets.gear())
     }
 
-    /// Loads the index of all packs, or of one kind, or of some blobs. Tables that do not prove themselves are read
-    /// anew from their packs.
+    /// Loads the index of all packs.
     ///
     /// # Errors
     /// A storage error.
-    pub fn index(&self, kind: Option<Kind>, wanted: Option<&HashSet<BlobId>>) -> Result<Index> {
-        let bad = self.with_catalog(Catalog::bad_frames)?;
-        self.load_index(kind, wanted, &bad)
+    pub fn index(&self) -> Result<Index> {
+        let mut index = Index::default();
+        self.load_index(&mut index, None, None, &self.with_catalog(Catalog::bad_frames)?)?;
+        Ok(index)
     }
 
     /// Loads the index of all packs as if no frame had ever been found damaged.
@@ -369,37 +371,70 @@ impl Repository {
     /// # Errors
     /// A storage error.
     pub fn index_unmarked(&self) -> Result<Index> {
-        self.load_index(None, None, &HashMap::new())
+        let mut index = Index::default();
+        self.load_index(&mut index, None, None, &HashMap::new())?;
+        Ok(index)
     }
 
+    /// A reader that knows where trees and lists are, and nothing else.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn tree_reader(&self) -> Result<Reader> {
+        let mut index = Index::default();
+        self.load_index(&mut index, Some(Kind::TreePack), None, &self.with_catalog(Catalog::bad_frames)?)?;
+        Ok(self.reader(Arc::new(index)))
+    }
+
+    /// A reader that knows where trees are and everything that an entry is made of, which may be far less than the
+    /// repository holds.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn reader_of(&self, entry: &Entry) -> Result<Reader> {
+        let bad = self.with_catalog(Catalog::bad_frames)?;
+        let mut index = Index::default();
+        self.load_index(&mut index, Some(Kind::TreePack), None, &bad)?;
+        let index = Arc::new(index);
+        let mut wanted = blobs_of(&self.reader(Arc::clone(&index)), entry)?;
+        let mut index = Arc::into_inner(index).ok_or(Error::Refused)?;
+        while !wanted.is_empty() {
+            self.load_index(&mut index, Some(Kind::DataPack), Some(&wanted), &bad)?;
+            let bases = index.unknown_bases();
+            // What was looked for and is nowhere is not looked for again.
+            wanted = if bases.is_subset(&wanted) { HashSet::new() } else { bases };
+        }
+        Ok(self.reader(Arc::new(index)))
+    }
+
+    /// Adds packs to an index. Tables that do not prove themselves are read anew from their packs.
     fn load_index(
         &self,
+        index: &mut Index,
         kind: Option<Kind>,
         wanted: Option<&HashSet<BlobId>>,
         bad: &HashMap<ObjectName, HashSet<u32>>,
-    ) -> Result<Index> {
+    ) -> Result<()> {
         let none = HashSet::new();
-        let bad_of = |name: &ObjectName| bad.get(name).unwrap_or(&none);
-        let (mut index, doubtful) = self.with_catalog(|catalog| {
-            let (mut index, mut doubtful) = (Index::default(), Vec::new());
-            catalog.each_pack(kind, |row| {
-                let object = Folder::Packs.object(&row.name);
-                match Toc::open(&self.secrets.sealer(&row.name), row.kind, &row.toc, row.length_bytes, &object) {
-                    Ok(toc) => index.add(&row.name, row.kind, &toc, bad_of(&row.name), wanted),
-                    Err(_) => doubtful.push((row.name, row.length_bytes)),
+        let open = |row: &PackRow| {
+            let object = Folder::Packs.object(&row.name);
+            Toc::open(&self.secrets.sealer(&row.name), row.kind, &row.toc, row.length_bytes, &object)
+        };
+        for name in self.with_catalog(|catalog| catalog.pack_names(kind))? {
+            let Some(row) = self.with_catalog(|catalog| catalog.pack(&name))? else { continue };
+            let (kind, toc) = match open(&row) {
+                Ok(toc) => (row.kind, toc),
+                Err(_) => {
+                    let row = self.read_pack_row(&name, row.length_bytes)?;
+                    self.with_catalog(|catalog| catalog.put_pack(&row))?;
+                    (row.kind, open(&row)?)
                 }
-                Ok(())
-            })?;
-            Ok((index, doubtful))
-        })?;
-        for (name, length_bytes) in doubtful {
-            let row = self.read_pack_row(&name, length_bytes)?;
-            let toc =
-                Toc::open(&self.secrets.sealer(&name), row.kind, &row.toc, length_bytes, &Folder::Packs.object(&name))?;
-            index.add(&name, row.kind, &toc, bad_of(&name), wanted);
-            self.with_catalog(|catalog| catalog.put_pack(&row))?;
+            };
+            if wanted.is_none_or(|wanted| toc.ids().any(|id| wanted.contains(&id))) {
+                index.add(&name, kind, &toc, bad.get(&name).unwrap_or(&none), wanted);
+            }
         }
-        Ok(index)
+        Ok(())
     }
 
     /// A reader of what an index knows.

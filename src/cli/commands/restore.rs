@@ -10,7 +10,6 @@ use serde::Serialize;
 use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 use xsnap::{
     archive::{
@@ -22,7 +21,6 @@ use xsnap::{
     error::Error,
     progress::{Event, Progress},
     repo::{listing::find, opening::Access, tree::Entry},
-    storage::envelope::Kind,
 };
 
 /// Where a restore goes.
@@ -37,9 +35,7 @@ struct Place {
 pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     let repository = session.open(Access::Read)?;
     let (snapshot, path) = session.chosen(&repository, &words.what, &words.choice)?;
-    let index = repository.index(Some(Kind::TreePack), None)?;
-    let trees = repository.reader(Arc::new(index));
-    let found = find(&trees, &snapshot.root, &path)?;
+    let found = find(&repository.tree_reader()?, &snapshot.root, &path)?;
     let entry = found.ok_or_else(|| {
         Error::Usage(format!("snapshot {} has no {}", snapshot.id.short(), crate::cli::render::clean(&path)))
     })?;
@@ -69,7 +65,7 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     let counts = snapshot.counts;
     session.screen.tell(Event::Total { entries: counts.files + counts.folders + counts.others, bytes: counts.bytes });
     session.screen.begin("restore");
-    let reader = repository.reader(Arc::new(repository.index(None, None)?));
+    let reader = repository.reader_of(&entry)?;
     let done = bring_back(&reader, &selected, place.root.as_fd(), &request, session.screen);
     repository.mark_bad(&reader.take_bad_frames())?;
     let mut done = done?;

@@ -8,7 +8,7 @@ use crate::cli::{
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use std::{collections::HashMap, io::Write, sync::Arc};
+use std::{collections::HashMap, io::Write};
 use xsnap::{
     archive::dump::{dump_file, dump_folder},
     blobs::reader::Reader,
@@ -16,11 +16,9 @@ use xsnap::{
     repo::{
         listing::{Listing, find, listing},
         opening::Access,
-        repository::Repository,
         snapshot::Snapshot,
         tree::{Entry, Node},
     },
-    storage::envelope::Kind,
 };
 
 #[derive(Serialize)]
@@ -128,11 +126,6 @@ fn json_snapshot(s: &Snapshot) -> JsonSnapshot<'_> {
     }
 }
 
-/// A reader that knows where trees are, and nothing else.
-fn tree_reader(repository: &Repository) -> Result<Reader> {
-    Ok(repository.reader(Arc::new(repository.index(Some(Kind::TreePack), None)?)))
-}
-
 fn entry_at(reader: &Reader, snapshot: &Snapshot, path: &[u8]) -> Result<Entry> {
     let found = find(reader, &snapshot.root, path)?;
     Ok(found.ok_or_else(|| Error::Usage(format!("snapshot {} has no {}", snapshot.id.short(), clean(path))))?)
@@ -173,7 +166,7 @@ fn kind(node: &Node) -> (&'static str, char) {
 pub fn ls(session: &Session<'_>, words: &Ls) -> Result<u8> {
     let repository = session.open(Access::Read)?;
     let (snapshot, mut path) = session.chosen(&repository, &words.what, &words.choice)?;
-    let reader = tree_reader(&repository)?;
+    let reader = repository.tree_reader()?;
     let top = entry_at(&reader, snapshot, &path)?;
     let mut damaged = false;
     let mut levels: Vec<(usize, Listing<'_>)> = Vec::new();
@@ -276,13 +269,15 @@ fn json_entry(path: &[u8], entry: &Entry) -> JsonEntry {
 
 /// Writes files to the standard output.
 pub fn cat(session: &Session<'_>, words: &Cat) -> Result<u8> {
+    session.screen.give_output_away();
     let repository = session.open(Access::Read)?;
-    let reader = repository.reader(Arc::new(repository.index(None, None)?));
+    let trees = repository.tree_reader()?;
     let mut out = std::io::stdout().lock();
     for what in &words.what {
         let (snapshot, path) = session.chosen(&repository, what, &words.choice)?;
-        match entry_at(&reader, snapshot, &path)?.node {
-            Node::File { content, .. } => dump_file(&reader, &content, &mut out)?,
+        let entry = entry_at(&trees, snapshot, &path)?;
+        match &entry.node {
+            Node::File { content, .. } => dump_file(&repository.reader_of(&entry)?, content, &mut out)?,
             _ => bail!(Error::Usage(format!("{} is no file; `xsnap dump` writes folders as tar", clean(&path)))),
         }
     }
@@ -292,10 +287,11 @@ pub fn cat(session: &Session<'_>, words: &Cat) -> Result<u8> {
 
 /// Writes a file, or a folder as tar, to the standard output.
 pub fn dump(session: &Session<'_>, words: &Dump) -> Result<u8> {
+    session.screen.give_output_away();
     let repository = session.open(Access::Read)?;
     let (snapshot, path) = session.chosen(&repository, &words.what, &words.choice)?;
-    let reader = repository.reader(Arc::new(repository.index(None, None)?));
-    let entry = entry_at(&reader, snapshot, &path)?;
+    let entry = entry_at(&repository.tree_reader()?, snapshot, &path)?;
+    let reader = repository.reader_of(&entry)?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
     match &entry.node {
         Node::File { content, .. } => dump_file(&reader, content, &mut out)?,
