@@ -80,6 +80,9 @@ pub mod repo {
     /// Finding a repository and getting in.
     pub mod opening;
 
+    /// Making a repository where there is none.
+    pub mod init;
+
     /// The handle: make, open, read, write, commit.
     pub mod repository;
 
@@ -121,6 +124,9 @@ pub mod archive {
 
     /// What can only be done once all files are written.
     pub mod finish;
+
+    /// Links, devices, pipes and sockets put in place.
+    pub mod special;
 
     /// A snapshot into live files.
     pub mod restore;

@@ -2,10 +2,9 @@
 //!
 //! Nothing here follows a link or takes a long path: a folder is opened one name at a time from a root on, so that no
 //! snapshot, whatever it says, reaches outside of the target. Knows nothing of blobs.
-use crate::archive::metadata::{self, Handle};
 use lru::LruCache;
 use rustix::{
-    fs::{AtFlags, Dev, FileType, Mode, OFlags, Stat},
+    fs::{AtFlags, FileType, Mode, OFlags, Stat},
     io::Errno,
 };
 use std::{
@@ -192,47 +191,6 @@ pub fn open_to_write(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd>
 /// The file system's own.
 pub fn rename_over(folder: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::renameat(folder, from, folder, to)?)
-}
-
-/// Something without content that is made in one call.
-#[derive(Debug, Clone, Copy)]
-pub enum Special<'a> {
-    /// A symbolic link to a target.
-    Symlink(&'a [u8]),
-    /// A device, pipe or socket.
-    Node(FileType, Dev),
-}
-
-impl Special<'_> {
-    /// Makes it under a name that must not exist.
-    ///
-    /// # Errors
-    /// The file system's own.
-    pub fn make(self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Symlink(target) => rustix::fs::symlinkat(target, folder, name)?,
-            Self::Node(kind, device) => rustix::fs::mknodat(folder, name, kind, Mode::RUSR | Mode::WUSR, device)?,
-        }
-        Ok(())
-    }
-
-    /// Whether this is what stands under a name already.
-    pub fn is_at(self, folder: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> bool {
-        match self {
-            Self::Symlink(target) => {
-                kind_of(stat) == FileType::Symlink && metadata::read_link(folder, name).is_ok_and(|t| t == target)
-            }
-            Self::Node(kind, device) => {
-                let has_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
-                kind_of(stat) == kind && (!has_device || stat.st_rdev == device)
-            }
-        }
-    }
-
-    /// Puts owner, mode, attributes and time on it.
-    pub fn handle<'a>(self, folder: BorrowedFd<'a>, name: &'a [u8]) -> Handle<'a> {
-        Handle::At(folder, name)
-    }
 }
 
 /// Removes whatever stands under a name, a folder with everything in it, but nothing on another file system.

@@ -7,9 +7,10 @@ use crate::{
     archive::{
         fill::{FileTask, Filling, IN_PLACE_BYTES, Piece, Tally, Way},
         finish::{Finisher, Late, LateLink, make_way},
-        live::{self, Folder, Opener, Special},
-        metadata::{self, ApplyOptions, Handle, Owners},
+        live::{self, Folder, Opener},
+        metadata::{self, Handle, Owners},
         request::{Overwrite, RestoreRequest, Restored, Selected},
+        special,
     },
     blobs::reader::Reader,
     error::{Error, Result},
@@ -454,40 +455,12 @@ impl<'a> Planner<'a> {
     }
 
     fn make_special(&mut self, folder: &Arc<Folder>, there: Option<Stat>, entry: &Entry) -> io::Result<()> {
-        let device = |(major, minor): (u32, u32)| rustix::fs::makedev(major, minor);
-        let special = match &entry.node {
-            Node::Symlink { target } => Special::Symlink(target),
-            Node::CharDevice { device: numbers } => Special::Node(FileType::CharacterDevice, device(*numbers)),
-            Node::BlockDevice { device: numbers } => Special::Node(FileType::BlockDevice, device(*numbers)),
-            Node::Fifo => Special::Node(FileType::Fifo, 0),
-            Node::Socket => Special::Node(FileType::Socket, 0),
-            Node::File { .. } | Node::Folder { .. } => return Ok(()),
-        };
         self.done.others += 1;
         if self.request.dry_run {
             return Ok(());
         }
         let open = self.opener.open(folder)?;
-        let (at, name) = (open.as_fd(), entry.name.as_slice());
-        let shared = there.as_ref().is_some_and(|stat| stat.st_nlink > 1) != entry.link.is_some();
-        match there {
-            None => special.make(at, name)?,
-            Some(stat) if special.is_at(at, name, &stat) && !shared => {}
-            Some(stat) => {
-                if live::kind_of(&stat) == FileType::Directory {
-                    make_way(at, name, &stat, self.request)?;
-                    special.make(at, name)?;
-                } else {
-                    let beside = live::unfinished_name(name);
-                    let _ = rustix::fs::unlinkat(at, beside.as_slice(), AtFlags::empty());
-                    special.make(at, &beside)?;
-                    live::rename_over(at, &beside, name)?;
-                }
-            }
-        }
-        let is_symlink = matches!(special, Special::Symlink(_));
-        let options = ApplyOptions { by_name: self.request.by_name, is_symlink, bare: false };
-        let shortfalls = metadata::apply(special.handle(at, name), &entry.metadata, self.owners, options);
+        let shortfalls = special::put(open.as_fd(), entry, there, self.request, self.owners)?;
         Tally::add(&self.tally.problems, u64::from(!shortfalls.is_empty()));
         for (verb, cause) in shortfalls {
             self.progress.tell(Event::Problem { path: &self.path, verb: &verb, cause: &cause });

@@ -4,9 +4,10 @@
 
 use crate::{
     archive::{
-        live::{self, Folder, OpenFolder, Opener, Special},
+        live::{self, Folder, OpenFolder, Opener},
         metadata::{self, Handle, Owners},
         request::{RestoreRequest, Selected},
+        special::Special,
     },
     blobs::reader::Reader,
     error::{Error, Result},
@@ -124,17 +125,10 @@ impl Verifier<'_> {
     fn difference(&mut self, open: &OpenFolder<'_>, entry: &Entry) -> io::Result<Option<&'static str>> {
         let (at, name) = (open.as_fd(), entry.name.as_slice());
         let stat = live::look(at, name)?.ok_or(io::ErrorKind::NotFound)?;
-        let device = |(major, minor): (u32, u32)| rustix::fs::makedev(major, minor);
-        let same_kind = match &entry.node {
-            Node::Folder { .. } => live::kind_of(&stat) == FileType::Directory,
-            Node::File { .. } => live::kind_of(&stat) == FileType::RegularFile,
-            Node::Symlink { target } => Special::Symlink(target).is_at(at, name, &stat),
-            Node::CharDevice { device: d } => {
-                Special::Node(FileType::CharacterDevice, device(*d)).is_at(at, name, &stat)
-            }
-            Node::BlockDevice { device: d } => Special::Node(FileType::BlockDevice, device(*d)).is_at(at, name, &stat),
-            Node::Fifo => Special::Node(FileType::Fifo, 0).is_at(at, name, &stat),
-            Node::Socket => Special::Node(FileType::Socket, 0).is_at(at, name, &stat),
+        let same_kind = match (&entry.node, Special::of(&entry.node)) {
+            (_, Some(special)) => special.is_at(at, name, &stat),
+            (Node::Folder { .. }, _) => live::kind_of(&stat) == FileType::Directory,
+            _ => live::kind_of(&stat) == FileType::RegularFile,
         };
         if !same_kind {
             return Ok(Some("kind"));

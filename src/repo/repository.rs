@@ -13,13 +13,14 @@ use crate::{
         writer::{Target, Writer, WriterOptions},
     },
     error::{Error, Result},
-    id::{BlobId, Generation, ObjectName, RepositoryId, SnapshotId, random},
+    id::{BlobId, Generation, ObjectName, RepositoryId, SnapshotId},
     repo::{
         catalog::{Catalog, Outcome, PackRow, PlainFields},
         config::{self, Clear, Config},
-        keys::{self, Cost, Password},
+        init::{self, InitOptions},
+        keys,
         listing::blobs_of,
-        opening::{Access, Credentials, Presence, find_config, listed, probe, take_lock, unlock},
+        opening::{Access, Credentials, find_config, listed, take_lock, unlock},
         paired,
         snapshot::Snapshot,
         tree::Entry,
@@ -34,19 +35,6 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-/// What a new repository shall be.
-#[derive(Debug)]
-pub struct InitOptions {
-    /// Its parameters.
-    pub config: Config,
-    /// Encrypted under this password, if any.
-    pub password: Option<Password>,
-    /// Use this identity key, so that ids are those of another repository.
-    pub identity: Option<[u8; 32]>,
-    /// What opening a key slot costs.
-    pub cost: Cost,
-}
 
 /// A snapshot object that cannot be read from either of its files.
 #[derive(Debug, Clone)]
@@ -75,62 +63,17 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Makes a repository where there is none. On return it is there, durably, config and keys twice.
+    /// Makes a repository where there is none, and opens it. On return it is there, durably, config and keys twice.
     ///
     /// # Errors
     /// `Occupied` where a repository or foreign files are, `Locked`, `Damaged`, and storage errors.
     pub fn init(storage: Arc<dyn Storage>, options: InitOptions) -> Result<Self> {
-        let occupied = |why: &str| Error::Occupied { location: storage.location(), why: why.into() };
-        if storage.holds_foreign().map_err(|e| Error::storage("list", storage.location(), e))? {
-            return Err(occupied("other files are there"));
-        }
-        storage.prepare().map_err(|e| Error::storage("make", storage.location(), e))?;
-        let mut notes = Vec::new();
-        // A medium without locks can still be initialised: whoever loses the race finds the name taken.
-        let guard = match take_lock(storage.as_ref(), Access::Exclusive, &mut notes) {
-            Err(e @ Error::Locked { .. }) => return Err(e),
-            guard => guard.ok().flatten(),
-        };
-        if probe(storage.as_ref())? != Presence::Nothing {
-            return Err(occupied("a repository is there already"));
-        }
-        let stale = paired::list(storage.as_ref(), Folder::Keys, keys::is_slot_name)?;
-        if !stale.is_empty() && options.password.is_none() {
-            return Err(occupied("the key of an encrypted repository is there, whose making was interrupted"));
-        }
-        for name in stale.keys() {
-            paired::delete(storage.as_ref(), Folder::Keys, name)?;
-        }
-        Self::write_first(&storage, &options)?;
-        drop(guard);
+        init::make(storage.as_ref(), &options)?;
         let credentials = match options.password {
             Some(password) => Credentials::Given(password),
             None => Credentials::Ask(&|| Err(Error::PasswordNeeded)),
         };
         Self::open(storage, credentials, Access::Write)
-    }
-
-    /// Key slot first, config last: its put is the commit.
-    fn write_first(storage: &Arc<dyn Storage>, options: &InitOptions) -> Result<()> {
-        let repository =
-            random().map(RepositoryId).map_err(|e| Error::file("read", "the system's random source", e))?;
-        let secrets = match &options.password {
-            None => Secrets::plain(),
-            Some(password) => {
-                let identity = match options.identity {
-                    Some(key) => key,
-                    None => random().map_err(|e| Error::file("read", "the system's random source", e))?,
-                };
-                let secrets = keys::draw(Some(identity))?;
-                let name = keys::draw_name()?;
-                let body = keys::seal_slot(&secrets, password, options.cost, &name)?;
-                paired::put(storage.as_ref(), Folder::Keys, &Label { kind: Kind::Key, repository, name }, &body)?;
-                secrets
-            }
-        };
-        let name = config::object_name(Generation::FIRST).ok_or(Error::Refused)?;
-        let body = options.config.seal(Clear::new(secrets.is_sealed()), &secrets, &name)?;
-        paired::put(storage.as_ref(), Folder::Config, &Label { kind: Kind::Config, repository, name }, &body).map(drop)
     }
 
     /// Opens a repository and catches its catalogue up. With write access, half-finished changes are completed and

@@ -21,9 +21,10 @@ use xsnap::{
     error::Error,
     repo::{
         config::Config,
+        init::InitOptions,
         keys::{Cost, Password},
         opening::{Access, Credentials, Presence, probe},
-        repository::{InitOptions, Repository},
+        repository::Repository,
         snapshot::Snapshot,
         tree::Time,
     },
