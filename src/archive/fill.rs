@@ -221,8 +221,8 @@ impl Filling<'_> {
     /// The pieces in which a live file differs. A file that has to be written beside differs in all or in none.
     fn differing(&self, opener: &mut Opener<'_>, task: &FileTask) -> io::Result<Vec<usize>> {
         let folder = opener.open(&task.folder)?;
-        let file = File::from(live::open_to_write(folder.as_fd(), &task.name)?);
         let in_place = task.way == Way::InPlace;
+        let file = File::from(live::open_existing(folder.as_fd(), &task.name, in_place)?);
         let mut needed = Vec::new();
         let mut buffer = Vec::new();
         for (number, piece) in task.pieces.iter().enumerate() {
@@ -301,7 +301,7 @@ impl Filling<'_> {
             };
             let bytes = direct.unwrap_or(&elsewhere);
             if let Err(e) = self.write(opener, task, piece, bytes, progress) {
-                if let Some(13) = fatal(&e) {
+                if is_fatal(&e) {
                     return Err(Error::file("write", metadata::bytes_path(&task.path()), e));
                 }
                 self.fail(opener, task, "write", &e, progress);
@@ -345,7 +345,7 @@ impl Filling<'_> {
             let folder = opener.open(&task.folder)?;
             let name = task.written_name();
             let file = if state.begun || task.way == Way::InPlace {
-                File::from(live::open_to_write(folder.as_fd(), &name)?)
+                File::from(live::open_existing(folder.as_fd(), &name, true)?)
             } else {
                 let file = match live::create_file(folder.as_fd(), &name) {
                     // What an interrupted restore has left.
@@ -385,7 +385,7 @@ impl Filling<'_> {
 
     fn finish_same(&self, opener: &mut Opener<'_>, task: &FileTask, progress: &dyn Progress) -> io::Result<()> {
         let folder = opener.open(&task.folder)?;
-        let file = File::from(live::open_to_write(folder.as_fd(), &task.name)?);
+        let file = File::from(live::open_existing(folder.as_fd(), &task.name, false)?);
         self.apply(task, &file, progress);
         Tally::add(&self.tally.same, 1);
         progress.tell(Event::Done { entries: 1, bytes: task.size_bytes });
@@ -425,10 +425,10 @@ fn check_stop(progress: &dyn Progress) -> Result<()> {
     if progress.stop_wanted() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-/// Whether going on with other files makes no sense, and the exit code for it.
-fn fatal(e: &io::Error) -> Option<u8> {
+/// Whether going on with other files makes no sense: the target is full or gone.
+fn is_fatal(e: &io::Error) -> bool {
     use rustix::io::Errno;
-    matches!(Errno::from_io_error(e), Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::NODEV)).then_some(13)
+    matches!(Errno::from_io_error(e), Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::NODEV))
 }
 
 /// Makes a stretch of a file zeros, without room where the file system can.

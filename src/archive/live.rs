@@ -176,13 +176,46 @@ pub fn create_file(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?)
 }
 
-/// Opens a file that exists for reading and writing, following nothing.
+/// Opens a file that exists, following nothing and waiting for nothing: for reading, which is enough to compare it and
+/// to set its metadata even while it runs, or for writing, too.
 ///
 /// # Errors
 /// The file system's own.
-pub fn open_to_write(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+pub fn open_existing(folder: BorrowedFd<'_>, name: &[u8], to_write: bool) -> io::Result<OwnedFd> {
+    let access = if to_write { OFlags::RDWR } else { OFlags::RDONLY };
+    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
+}
+
+/// Whether an open folder is the root of a file system that the kernel makes up: processes, devices' settings, control
+/// groups. Nothing in one can be brought back.
+pub fn is_made_up(folder: BorrowedFd<'_>) -> bool {
+    /// From linux/magic.h: proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, bpf, pstore, efivarfs, selinuxfs,
+    /// configfs, mqueue, hugetlbfs, binfmt_misc, devpts, rpc_pipefs, fusectl, nsfs, autofs.
+    const MADE_UP: [u32; 20] = [
+        0x9fa0,
+        0x6265_6572,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+        0xcafe_4a11,
+        0x6165_676c,
+        0xde5e_81e4,
+        0xf97c_ff8c,
+        0x6265_6570,
+        0x1980_0202,
+        0x9584_58f6,
+        0x4249_4e4d,
+        0x1cd1,
+        0x6759_6969,
+        0x6573_5543,
+        0x6e73_6673,
+        0x0187,
+    ];
+    let kind = rustix::fs::fstatfs(folder).map(|stat| u32::try_from(stat.f_type & 0xffff_ffff).unwrap_or_default());
+    kind.is_ok_and(|kind| MADE_UP.contains(&kind))
 }
 
 /// Moves a finished file to its name, over whatever but a folder is there.

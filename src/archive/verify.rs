@@ -160,8 +160,7 @@ impl Verifier<'_> {
 
     fn content_differs(&mut self, folder: BorrowedFd<'_>, entry: &Entry) -> io::Result<bool> {
         let Node::File { content, .. } = &entry.node else { return Ok(true) };
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(folder, entry.name.as_slice(), flags, rustix::fs::Mode::empty())?);
+        let file = File::from(live::open_existing(folder, &entry.name, false)?);
         let mut at = 0;
         for run in runs(self.reader, content) {
             let (id, length_bytes) = match run.map_err(io::Error::other)? {

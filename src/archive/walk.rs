@@ -9,7 +9,7 @@ use crate::{
         batch::{Batch, Job, OpenBatch},
         content::{now, open_file},
         filter::{CACHE_TAG_NAME, CACHE_TAG_START, Patterns},
-        live::names_of,
+        live::{self, names_of},
         metadata::{self, Handle, Owners},
         plan::Plan,
     },
@@ -205,7 +205,8 @@ impl<'a> Walker<'a> {
     /// Names of an open folder that are wanted, in stored order, each with its inode.
     fn list(&mut self, folder: &OwnedFd, plan: &Plan, own: &Found) -> Result<Vec<Found>, Ended> {
         if self.options.skip.contains(&(own.stat.st_dev, own.stat.st_ino)) {
-            self.progress.tell(Event::Note("the repository itself is left out"));
+            let path = String::from_utf8_lossy(&self.path);
+            self.progress.tell(Event::Note(&format!("{path} is left out: it is the repository itself")));
             return Ok(Vec::new());
         }
         let mut names = match plan {
@@ -278,11 +279,7 @@ impl<'a> Walker<'a> {
         let Some(level) = self.levels.last() else { return Ok(()) };
         let inside_source = matches!(level.plan, Plan::Source);
         if self.options.one_file_system && inside_source && found.stat.st_dev != level.device {
-            let metadata = metadata::metadata(&found.stat, self.owners, Arc::default());
-            let node = Node::Folder { content: Content::default() };
-            self.tell(Item::Open)?;
-            let entry = Entry { name: found.name, metadata, node, link: None };
-            return self.tell(Item::Close(entry, trusted(&found.stat, now())));
+            return self.take_boundary(found);
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = |flags| rustix::fs::openat(level.folder.as_fd(), found.name.as_slice(), flags, Mode::empty());
@@ -290,8 +287,22 @@ impl<'a> Walker<'a> {
             Err(Errno::PERM) => open(flags),
             opened => opened,
         };
+        let crosses = inside_source && found.stat.st_dev != level.own.1.device;
+        if crosses && opened.as_ref().is_ok_and(|folder| live::is_made_up(folder.as_fd())) {
+            let path = String::from_utf8_lossy(&self.path);
+            self.progress.tell(Event::Note(&format!("{path} is left out: the kernel makes it up")));
+            return self.take_boundary(found);
+        }
         let parent = parent.as_ref().map(|(entry, stat)| (entry, stat));
         self.enter(opened.map_err(io::Error::from), found, parent, plan)
+    }
+
+    /// Keeps a folder whose contents are on another file system, without them.
+    fn take_boundary(&mut self, found: Found) -> Result<(), Ended> {
+        let metadata = metadata::metadata(&found.stat, self.owners, Arc::default());
+        let node = Node::Folder { content: Content::default() };
+        self.tell(Item::Open)?;
+        self.tell(Item::Close(Entry { name: found.name, metadata, node, link: None }, trusted(&found.stat, now())))
     }
 
     /// The id that all names of an inode share, and where its content is if this is not its first name.

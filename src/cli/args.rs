@@ -78,6 +78,9 @@ pub struct Init {
     /// Take over identity key and chunk sizes of another repository, so that both name equal content alike
     #[arg(long, value_name = "DIR")]
     pub like: Option<PathBuf>,
+    /// Where the other repository's password is, if it is not the new one's
+    #[arg(long, value_name = "FILE", requires = "like")]
+    pub like_password_file: Option<PathBuf>,
     /// zstd level for everything that will be stored
     #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(-7..=22), allow_negative_numbers = true)]
     pub compression: i32,

@@ -111,10 +111,7 @@ impl Session<'_> {
     /// Where the file or the command that should give it fails.
     pub fn given_password(&self) -> Result<Option<Password>> {
         if let Some(path) = &self.global.password_file {
-            let file =
-                std::fs::File::open(path).with_context(|| format!("cannot open password file {}", path.display()))?;
-            let what = format!("password file {}", path.display());
-            return first_line(file, &what).map(Some);
+            return password_of_file(path).map(Some);
         }
         if let Some(command) = &self.global.password_command {
             return password_of_command(command).map(Some);
@@ -254,6 +251,15 @@ fn first_line(source: impl Read, what: &str) -> Result<Password> {
         line.pop();
     }
     not_empty(line, what)
+}
+
+/// The password that the first line of a file is.
+///
+/// # Errors
+/// Where it cannot be read or is empty.
+pub fn password_of_file(path: &Path) -> Result<Password> {
+    let what = format!("password file {}", shown(path));
+    first_line(std::fs::File::open(path).with_context(|| format!("cannot open {what}"))?, &what)
 }
 
 fn password_of_command(command: &str) -> Result<Password> {

@@ -3,7 +3,7 @@
 use crate::cli::{
     args::{Backup, Init},
     render::{json_bytes, size},
-    session::{Session, shown},
+    session::{Session, password_of_file, shown},
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -48,7 +48,8 @@ pub fn init(session: &Session<'_>, words: &Init) -> Result<u8> {
     let given = session.given_password()?;
     let mut identity = None;
     if let Some(other) = &words.like {
-        let likeness = like(other, given.clone(), words.encrypt || given.is_some())?;
+        let likeness =
+            like(other, words.like_password_file.as_deref(), given.clone(), words.encrypt || given.is_some())?;
         (identity, config.chunks) = (likeness.0, likeness.1);
     }
     let password = match given {
@@ -62,6 +63,7 @@ pub fn init(session: &Session<'_>, words: &Init) -> Result<u8> {
 /// What the other repository names its blobs by, and where it cuts.
 fn like(
     other: &Path,
+    password_file: Option<&Path>,
     given: Option<Password>,
     encrypt: bool,
 ) -> Result<(Option<[u8; 32]>, xsnap::blobs::chunker::ChunkSizes)> {
@@ -73,8 +75,7 @@ fn like(
             "the other repository is encrypted, and its identity key must not lie in clear: add --encrypt".into()
         ));
     }
-    // The password of the new repository may be another one: the old one's is asked for, or taken from its own place.
-    let other_password = std::env::var_os("XSNAP_LIKE_PASSWORD").map(|p| Password::new(p.as_bytes().to_vec()));
+    let other_password = password_file.map(password_of_file).transpose()?;
     let repository = match (encrypted, other_password.or(given)) {
         (true, Some(password)) => {
             Repository::open(storage, Credentials::Given(password), Access::Read).with_context(what)?
