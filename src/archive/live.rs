@@ -20,7 +20,7 @@ const OPEN_FOLDERS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// How the names of files that are not finished begin.
 const UNFINISHED: &str = ".xsnap-";
 
-/// A folder of the target, by its way from the root of the target.
+/// A folder of the target, by its way from the root of the target. The root's name is its path in the snapshot.
 #[derive(Debug)]
 pub struct Folder {
     parent: Option<Arc<Folder>>,
@@ -28,9 +28,9 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// The root of the target.
-    pub fn root() -> Arc<Self> {
-        Arc::new(Self { parent: None, name: Vec::new() })
+    /// The root of the target, into which the folder of this path of a snapshot goes; it has a leading `/`, or is empty.
+    pub fn root(path: &[u8]) -> Arc<Self> {
+        Arc::new(Self { parent: None, name: path.strip_prefix(b"/").unwrap_or(path).to_vec() })
     }
 
     /// A folder in this one.
@@ -43,13 +43,14 @@ impl Folder {
         self.parent.as_ref().map(|parent| (parent, self.name.as_slice()))
     }
 
-    /// The path of a name in this folder, from the root of the target on, with a leading `/`.
+    /// The path in the snapshot of a name in this folder, with a leading `/`.
     pub fn path_of(&self, name: &[u8]) -> Vec<u8> {
         let (mut names, mut at) = (vec![name], self);
         while let Some((parent, name)) = at.place() {
             names.push(name);
             at = parent;
         }
+        names.push(&at.name);
         names.iter().rev().filter(|name| !name.is_empty()).flat_map(|name| [b"/", *name].concat()).collect()
     }
 }

@@ -153,9 +153,9 @@ impl<'a> Planner<'a> {
     }
 
     fn run(&mut self, selected: &Selected<'_>) -> Result<Restored> {
-        let root = Folder::root();
         match &selected.entry.node {
             Node::Folder { content } => {
+                let root = Folder::root(&self.path);
                 if self.request.root_metadata {
                     self.late.folders.push((Arc::clone(&root), selected.entry.metadata.clone()));
                 }
@@ -171,7 +171,7 @@ impl<'a> Planner<'a> {
             }
             _ => {
                 self.path.truncate(self.path.iter().rposition(|b| *b == b'/').unwrap_or_default());
-                self.place(&root, State::Old, selected.entry.clone())?;
+                self.place(&Folder::root(&self.path), State::Old, selected.entry.clone())?;
             }
         }
         self.send()?;

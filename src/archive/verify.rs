@@ -67,13 +67,17 @@ struct Level<'a> {
 impl Verifier<'_> {
     fn run(&mut self, selected: &Selected<'_>) -> Result<()> {
         let Node::Folder { content } = &selected.entry.node else {
-            self.compare(&Folder::root(), selected.entry);
+            self.compare(&Folder::root(selected.path), selected.entry);
             return Ok(());
         };
         let included = self.request.include.is_empty();
         let (path_bytes, reader) = (self.path.len(), self.reader);
-        let mut levels =
-            vec![Level { folder: Folder::root(), path_bytes, listing: listing(reader, content, None), included }];
+        let mut levels = vec![Level {
+            folder: Folder::root(selected.path),
+            path_bytes,
+            listing: listing(reader, content, None),
+            included,
+        }];
         while let Some(level) = levels.last_mut() {
             self.path.truncate(level.path_bytes);
             match level.listing.next() {
