@@ -224,11 +224,16 @@ pub fn read_toc(
     let kind = read_kind(storage, repository, name, &object);
     let own = read_own_toc(storage, &sealer, kind.as_ref().ok().copied(), name, length_bytes);
     match (own, kind) {
-        (_, Err(e @ Error::Newer { .. })) => Err(e),
+        // A table that opens is of this version, whatever the header says.
         (Ok((kind, toc, sealed_toc)), found) => {
             Ok(FoundToc { kind, toc, sealed_toc, mended: found.err().map(|e| e.to_string()) })
         }
         (Err(e @ Error::Damaged { .. }), kind) => {
+            if let (Err(Error::Newer { .. }), Err(newer @ Error::Newer { .. })) =
+                (&kind, envelope::verify(storage, Folder::Packs, name, length_bytes))
+            {
+                return Err(newer);
+            }
             let toc = search(storage, secrets, &sealer, name, length_bytes)?;
             // A pack of unknown kind is looked through whenever trees are wanted, and whenever everything is.
             let kind = kind.unwrap_or(Kind::TreePack);

@@ -229,7 +229,8 @@ pub fn get(storage: &dyn Storage, folder: Folder, name: &ObjectName, length_byte
     Ok(bytes)
 }
 
-/// Checks a whole object of any size against its proof, piece by piece.
+/// Checks a whole object of any size against its proof, piece by piece, and only then asks what it says of itself:
+/// what is newer is proven to be so, and never merely damaged.
 ///
 /// # Errors
 /// `Damaged`, `Newer`, or a storage error.
@@ -244,7 +245,6 @@ pub fn verify(storage: &dyn Storage, folder: Folder, name: &ObjectName, length_b
         .checked_sub(32)
         .filter(|n| *n >= (HEADER_BYTES + 8) as u64)
         .ok_or_else(|| Error::damaged(&object, "it is cut short"))?;
-    let label = Label::decode(&read(0, HEADER_BYTES as u64)?, &object)?;
     let mut hasher = blake3::Hasher::new();
     let mut at = 0;
     while at < proven_bytes {
@@ -260,5 +260,5 @@ pub fn verify(storage: &dyn Storage, folder: Folder, name: &ObjectName, length_b
     if hasher.finalize().as_bytes().as_slice() != proof {
         return Err(Error::damaged(object, "its bytes do not match its proof"));
     }
-    Ok(label)
+    Label::decode(&read(0, HEADER_BYTES as u64)?, &object)
 }
