@@ -30,6 +30,8 @@ const TOC_MAGIC: [u8; 4] = *b"xToc";
 const STEP_BYTES: u64 = 4 << 20;
 /// No table is longer, as stored.
 const MAX_TOC_BYTES: usize = 48 << 20;
+/// A pack is ended once it holds this many blobs: their ids, and those of one more frame, fit well into a table.
+const FULL_BLOBS: usize = 1 << 19;
 
 /// Where a frame lies in its pack and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -112,10 +114,8 @@ impl Toc {
         for frame in &toc.frames {
             let end = frame.offset_bytes.checked_add(u64::from(frame.frame_bytes)).filter(|end| *end <= pack_bytes);
             let end = end.ok_or_else(|| bad("its table leads outside"))?;
-            if frame.frame_bytes as usize > frame::MAX_FRAME_BYTES {
-                return Err(bad("its table claims a frame that is too long"));
-            }
-            if frame.offset_bytes < free_bytes || frame.bases.iter().any(|b| toc.base(*b).is_none()) {
+            let sane = frame.frame_bytes as usize <= frame::MAX_FRAME_BYTES;
+            if !sane || frame.offset_bytes < free_bytes || frame.bases.iter().any(|b| toc.base(*b).is_none()) {
                 return Err(bad("its table contradicts itself"));
             }
             free_bytes = end;
@@ -178,6 +178,11 @@ impl PackBuilder {
     /// Bytes written so far.
     pub fn length_bytes(&self) -> u64 {
         self.writer.length_bytes()
+    }
+
+    /// Whether its table has become so long that the pack should be ended, however short the pack is.
+    pub fn is_full(&self) -> bool {
+        self.toc.lengths.len() >= FULL_BLOBS
     }
 
     /// Writes the table and publishes the pack; durable on return.

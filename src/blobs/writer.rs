@@ -210,7 +210,8 @@ impl Filler {
     pub fn put(&mut self, bytes: &[u8]) -> Result<BlobId> {
         let id = self.shared.secrets.blob_id(bytes);
         if self.shared.is_new(&id) {
-            if self.raw.bytes.len() + bytes.len() > self.target_bytes {
+            let full = self.raw.bytes.len() + bytes.len() > self.target_bytes || self.raw.ids.len() >= frame::MAX_BLOBS;
+            if full {
                 self.flush()?;
             }
             self.raw.bytes.extend_from_slice(bytes);
@@ -299,7 +300,7 @@ impl Packer {
             None => self.begin(Kind::DataPack)?,
         };
         pack.append(packed)?;
-        let full = pack.length_bytes() >= self.options.pack_bytes;
+        let full = pack.length_bytes() >= self.options.pack_bytes || pack.is_full();
         self.data = Some(pack);
         if full { self.end_data() } else { Ok(()) }
     }
@@ -325,9 +326,13 @@ impl Packer {
         if self.trees.is_empty() {
             return Ok(());
         }
-        let mut pack = self.begin(Kind::TreePack)?;
         self.held_bytes = 0;
-        for packed in self.trees.drain(..) {
+        let mut pack = self.begin(Kind::TreePack)?;
+        for packed in std::mem::take(&mut self.trees) {
+            if pack.is_full() {
+                self.done.push(pack.finish()?);
+                pack = self.begin(Kind::TreePack)?;
+            }
             pack.append(packed)?;
         }
         self.done.push(pack.finish()?);
