@@ -28,6 +28,8 @@ impl ChunkSizes {
             && (1024..=8 << 20).contains(&self.max_bytes)
             && self.min_bytes <= self.avg_bytes
             && self.avg_bytes <= self.max_bytes
+            // The cutter looks at pairs of bytes.
+            && [self.min_bytes, self.avg_bytes, self.max_bytes].iter().all(|n| n.is_multiple_of(2))
     }
 }
 
