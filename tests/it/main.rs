@@ -12,6 +12,8 @@
 
 mod layers;
 
+mod small_blobs;
+
 mod storage_contract;
 
 /// The kit: storages that fail on demand, trees that tools get wrong, and a comparator that sees every difference.
