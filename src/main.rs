@@ -28,7 +28,12 @@ mod cli {
 }
 
 use clap::Parser;
-use cli::{args::Args, render::Screen};
+use cli::{
+    args::{Args, Command},
+    commands,
+    render::Screen,
+    session::Session,
+};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -36,9 +41,24 @@ fn main() -> ExitCode {
     let screen = Screen::new(&args.global);
     screen.catch_signals();
     raise_open_file_limit();
-    match cli::session::run(&args, &screen) {
+    match run(&args, &screen) {
         Ok(code) => ExitCode::from(code),
         Err(e) => ExitCode::from(screen.failure(&e)),
+    }
+}
+
+/// Runs a command and returns its exit code.
+fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
+    let session = Session { global: &args.global, screen };
+    match &args.command {
+        Command::Init(words) => commands::backup::init(&session, words),
+        Command::Backup(words) => commands::backup::backup(&session, words),
+        Command::List(words) => commands::show::list(&session, words),
+        Command::Ls(words) => commands::show::ls(&session, words),
+        Command::Cat(words) => commands::show::cat(&session, words),
+        Command::Dump(words) => commands::show::dump(&session, words),
+        Command::Restore(words) => commands::restore::restore(&session, words),
+        Command::Check(words) => commands::check::check(&session, words),
     }
 }
 

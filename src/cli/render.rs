@@ -4,10 +4,11 @@ use crate::cli::args::Global;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::{
+    collections::HashSet,
     fmt::Write as _,
     io::{self, IsTerminal, Write},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -32,6 +33,7 @@ pub struct Screen {
     bytes: AtomicU64,
     problems: AtomicU64,
     output_given_away: AtomicBool,
+    notes: Mutex<HashSet<String>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -65,6 +67,11 @@ fn is_invisible(c: char) -> bool {
 /// A size as people read it.
 pub fn size(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
+}
+
+/// A count with its word: `1 file`, `2 files`.
+pub fn count(n: u64, word: &str) -> String {
+    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Bytes as JSON holds them: as text, and exactly, in hex, where they are none.
@@ -128,6 +135,7 @@ impl Screen {
             bytes: AtomicU64::new(0),
             problems: AtomicU64::new(0),
             output_given_away: AtomicBool::new(false),
+            notes: Mutex::default(),
             stop: Arc::default(),
         }
     }
@@ -217,8 +225,11 @@ impl Screen {
         }
     }
 
-    /// Tells people something that is no problem.
+    /// Tells people something that is no problem, once.
     pub fn note(&self, text: &str) {
+        if !self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned()) {
+            return;
+        }
         if self.json {
             let _ = self.object(&JsonNote { message: "note", text });
         } else if !self.quiet {

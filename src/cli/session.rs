@@ -1,8 +1,7 @@
 //! From words to an open repository: where it is, whether a stick is mounted there, where the password comes from.
 
 use crate::cli::{
-    args::{Args, Choice, Command, Global},
-    commands,
+    args::{Choice, Global},
     render::{Screen, clean},
 };
 use anyhow::{Context, Result, bail};
@@ -29,24 +28,6 @@ use zeroize::Zeroize;
 
 /// Where sticks are mounted: nothing is made there while nothing is mounted.
 const MOUNT_BASES: [&str; 3] = ["/media", "/mnt", "/run/media"];
-
-/// Runs a command and returns its exit code.
-///
-/// # Errors
-/// What made the command fail.
-pub fn run(args: &Args, screen: &Screen) -> Result<u8> {
-    let session = Session { global: &args.global, screen };
-    match &args.command {
-        Command::Init(words) => commands::backup::init(&session, words),
-        Command::Backup(words) => commands::backup::backup(&session, words),
-        Command::List(words) => commands::show::list(&session, words),
-        Command::Ls(words) => commands::show::ls(&session, words),
-        Command::Cat(words) => commands::show::cat(&session, words),
-        Command::Dump(words) => commands::show::dump(&session, words),
-        Command::Restore(words) => commands::restore::restore(&session, words),
-        Command::Check(words) => commands::check::check(&session, words),
-    }
-}
 
 /// The words that every command knows, and the screen.
 pub struct Session<'a> {

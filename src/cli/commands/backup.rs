@@ -2,7 +2,7 @@
 
 use crate::cli::{
     args::{Backup, Init},
-    render::{json_bytes, size},
+    render::{count, json_bytes, size},
     session::{Session, password_of_file, shown},
 };
 use anyhow::{Context, Result, bail};
@@ -132,6 +132,8 @@ pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
     };
     session.screen.end();
     let snapshot = made?;
+    // What the medium cannot promise may have turned out only while writing.
+    repository.notes().iter().for_each(|note| session.screen.note(note));
     report(session, &snapshot, words.dry_run)?;
     Ok(if snapshot.complete { 0 } else { 3 })
 }
@@ -245,11 +247,12 @@ struct JsonBackup {
 
 fn report(session: &Session<'_>, snapshot: &Snapshot, dry_run: bool) -> Result<()> {
     let c = &snapshot.counts;
-    let entries = format!("{} files, {} folders, {} others, {}", c.files, c.folders, c.others, size(c.bytes));
+    let (files, folders, others) = (count(c.files, "file"), count(c.folders, "folder"), count(c.others, "other"));
+    let entries = format!("{files}, {folders}, {others}, {}", size(c.bytes));
     let verb = if dry_run { "would add" } else { "added" };
     let added = format!(
-        "read {} files; {verb} {} ({} stored)",
-        c.files_read,
+        "read {}; {verb} {} ({} stored)",
+        count(c.files_read, "file"),
         size(c.added_raw_bytes),
         size(c.added_stored_bytes)
     );
@@ -258,7 +261,7 @@ fn report(session: &Session<'_>, snapshot: &Snapshot, dry_run: bool) -> Result<(
         session.screen.say(&format!("snapshot {} is stored", snapshot.id.short()))?;
     }
     if !snapshot.complete {
-        session.screen.note(&format!("it is incomplete: {} problems, recorded in the snapshot", c.problems));
+        session.screen.note(&format!("it is incomplete: {}, recorded in the snapshot", count(c.problems, "problem")));
     }
     session.screen.object(&JsonBackup {
         message: "backup",

@@ -2,7 +2,7 @@
 
 use crate::cli::{
     args::Check,
-    render::{JsonBytes, clean, json_bytes, size},
+    render::{JsonBytes, clean, count, json_bytes, size},
     session::Session,
 };
 use anyhow::Result;
@@ -101,9 +101,10 @@ fn conclude(session: &Session<'_>, report: &Report, read: ReadData) -> Result<u8
     })?;
     let depth = match read {
         ReadData::No => "without reading the data (--read-data does)".to_owned(),
-        _ => format!("{} of {} packs read whole", size(report.bytes_read), report.packs_read),
+        _ => format!("{} in {} read whole", size(report.bytes_read), count(report.packs_read, "pack")),
     };
-    session.screen.say(&format!("{} objects, {} snapshots, {depth}", report.objects, report.snapshots))?;
+    let (objects, snapshots) = (count(report.objects, "object"), count(report.snapshots, "snapshot"));
+    session.screen.say(&format!("{objects}, {snapshots}, {depth}"))?;
     if !damaged {
         session.screen.say("no damage found")?;
         return Ok(0);
@@ -111,9 +112,9 @@ fn conclude(session: &Session<'_>, report: &Report, read: ReadData) -> Result<u8
     if report.touched.is_empty() {
         session.screen.say("damage was found, and no file of any snapshot is touched by it")?;
     } else {
-        let files = report.touched.len();
+        let files = count(report.touched.len() as u64, "file");
         session.screen.say(&format!(
-            "{files} files of snapshots cannot be restored whole; all others can. If the files are still on the machine, \
+            "{files} of snapshots cannot be restored whole; all others can. If the files are still on the machine, \
              `xsnap backup` of the same paths stores what is lost again, and these snapshots are whole again."
         ))?;
     }

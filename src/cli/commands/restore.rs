@@ -2,7 +2,7 @@
 
 use crate::cli::{
     args::{OverwriteWord, Restore},
-    render::size,
+    render::{count, size},
     session::{Session, shown},
 };
 use anyhow::{Context, Result, bail};
@@ -138,7 +138,7 @@ struct JsonRestore {
 
 fn report(session: &Session<'_>, target: &Path, id: &str, done: Restored, words: &Restore) -> Result<()> {
     let would = if words.dry_run { "would restore" } else { "restored" };
-    let mut text = format!("{would} {} files, {}, into {}", done.files, size(done.bytes), shown(target));
+    let mut text = format!("{would} {}, {}, into {}", count(done.files, "file"), size(done.bytes), shown(target));
     for (count, words) in [
         (done.same, "files were the same already"),
         (done.skipped, "that were there were left alone"),

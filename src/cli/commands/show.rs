@@ -2,7 +2,7 @@
 
 use crate::cli::{
     args::{Cat, Dump, List, Ls},
-    render::{JsonBytes, clean, json_bytes, size},
+    render::{JsonBytes, clean, count, json_bytes, size},
     session::{Session, selection, time_text},
 };
 use anyhow::{Result, bail};
@@ -69,7 +69,7 @@ pub fn list(session: &Session<'_>, words: &List) -> Result<u8> {
         return Ok(0);
     }
     session.screen.line(&table(&snapshots))?;
-    session.screen.say(&format!("{} snapshots", snapshots.len()))?;
+    session.screen.say(&count(snapshots.len() as u64, "snapshot"))?;
     Ok(0)
 }
 
