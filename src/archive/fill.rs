@@ -16,7 +16,7 @@ use crate::{
 };
 use rustix::fs::FallocateFlags;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::File,
     io,
     os::{
@@ -75,6 +75,8 @@ pub struct FileTask {
     pub way: Way,
     /// Whether it has no attributes when it is made.
     pub bare: bool,
+    /// Whether further names will be linked to it.
+    pub linked: bool,
     state: Mutex<State>,
     needed: OnceLock<Vec<usize>>,
     missing: AtomicUsize,
@@ -95,11 +97,11 @@ impl FileTask {
         metadata: Metadata,
         size_bytes: u64,
         pieces: Vec<Piece>,
-        way: Way,
+        (way, linked): (Way, bool),
     ) -> Self {
         let (state, needed) = (Mutex::default(), OnceLock::new());
         let (missing, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { folder, name, metadata, size_bytes, pieces, way, bare: false, state, needed, missing, failed }
+        Self { folder, name, metadata, size_bytes, pieces, way, bare: false, linked, state, needed, missing, failed }
     }
 
     fn path(&self) -> Vec<u8> {
@@ -130,9 +132,21 @@ pub struct Tally {
     pub bytes: AtomicU64,
     /// Entries that could not be restored, or not exactly.
     pub problems: AtomicU64,
+    /// Paths of entries with several names that could not be restored: whatever stands there is not to be linked to.
+    failed: Mutex<HashSet<Vec<u8>>>,
 }
 
 impl Tally {
+    /// Takes note that an entry with several names could not be restored.
+    pub fn note_failed(&self, path: Vec<u8>) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+    }
+
+    /// Whether an entry with several names could not be restored.
+    pub fn has_failed(&self, path: &[u8]) -> bool {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).contains(path)
+    }
+
     /// Adds to a counter.
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
@@ -413,6 +427,9 @@ impl Filling<'_> {
             let _ = rustix::fs::unlinkat(folder.as_fd(), task.written_name().as_slice(), rustix::fs::AtFlags::empty());
         }
         Tally::add(&self.tally.problems, 1);
+        if task.linked {
+            self.tally.note_failed(task.path());
+        }
         progress.tell(Event::Problem { path: &task.path(), verb, cause });
     }
 }

@@ -86,6 +86,9 @@ impl Finisher<'_> {
     }
 
     fn link_one(&mut self, link: &LateLink) -> io::Result<()> {
+        if self.tally.has_failed(&link.first.0.path_of(&link.first.1)) {
+            return Err(io::Error::other("the file that it is another name of could not be restored"));
+        }
         let (first_folder, first_name) = (self.opener.open(&link.first.0)?, link.first.1.as_slice());
         let folder = self.opener.open(&link.folder)?;
         let make =

@@ -372,11 +372,19 @@ impl<'a> Planner<'a> {
             }
             _ => {
                 if let Err(e) = self.make_special(folder, there, &entry) {
-                    self.problem("make", &e);
+                    self.failed(&entry, "make", &e);
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Gives an entry up, and with it the names that would be linked to it.
+    fn failed(&self, entry: &Entry, verb: &str, cause: &io::Error) {
+        if entry.link.is_some() {
+            self.tally.note_failed(self.path.clone());
+        }
+        self.problem(verb, cause);
     }
 
     fn plan_file(
@@ -393,7 +401,7 @@ impl<'a> Planner<'a> {
                 let open = self.opener.open(folder);
                 let removed = open.and_then(|open| make_way(open.as_fd(), &entry.name, &stat, self.request));
                 if let Err(e) = removed {
-                    self.problem("make way for", &e);
+                    self.failed(entry, "make way for", &e);
                     return Ok(());
                 }
                 Way::Create
@@ -408,12 +416,13 @@ impl<'a> Planner<'a> {
         let pieces = match self.pieces(content) {
             Ok(pieces) => pieces,
             Err(e) if e.is_damage() => {
-                self.problem("restore", &io::Error::other(e));
+                self.failed(entry, "restore", &io::Error::other(e));
                 return Ok(());
             }
             Err(e) => return Err(e),
         };
         self.window_pieces += pieces.len();
+        let way = (way, entry.link.is_some());
         let mut task = FileTask::new(Arc::clone(folder), entry.name.clone(), entry.metadata.clone(), size, pieces, way);
         task.bare = bare;
         self.window.push(task);
