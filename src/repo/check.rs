@@ -203,6 +203,19 @@ fn first_frames(index: &Index) -> BTreeMap<ObjectName, u32> {
     index.packs().iter().map(|pack| (pack.name.clone(), pack.first_frame)).collect()
 }
 
+/// The frames of a pack that an index knows: their numbers among all frames, and in the pack. Empty places, where a
+/// search found frames missing, are none.
+fn frames_of<'a>(
+    index: &'a Index,
+    name: &'a ObjectName,
+    frames: &BTreeMap<ObjectName, u32>,
+) -> impl Iterator<Item = (u32, u32)> + 'a {
+    let first = frames.get(name).copied();
+    let all = first.into_iter().flat_map(|first| first..=u32::MAX);
+    let own = all.map_while(move |at| index.frame(at).filter(|(_, pack, _)| pack.name == *name).map(|f| (at, f)));
+    own.filter(|(_, (frame, ..))| frame.frame_bytes > 0).map(|(at, (_, _, number))| (at, number))
+}
+
 fn check_pack(
     repository: &Repository,
     reader: &Reader,
@@ -222,22 +235,31 @@ fn check_pack(
     if !read {
         return Ok(outcome);
     }
-    let mut bad_frames = HashSet::new();
+    let (mut bad_frames, mut seen) = (HashSet::new(), HashSet::new());
+    let mut lost = |number: u32, e: &Error, outcome: &mut PackOutcome| {
+        outcome.findings.push(Finding { object: object.clone(), why: e.to_string(), severity: Severity::Loss });
+        bad_frames.insert(number);
+    };
     let proven = pack::read_whole(storage, &l.name, l.length_bytes, &toc, |number, bytes| {
         if progress.stop_wanted() {
             return Err(Error::Interrupted);
         }
+        seen.insert(number);
         let opened = frames.get(&l.name).and_then(|first| first.checked_add(number)).map(|at| reader.prove(at, bytes));
         match opened {
-            Some(Err(e)) if e.is_damage() => {
-                outcome.findings.push(Finding { object: object.clone(), why: e.to_string(), severity: Severity::Loss });
-                bad_frames.insert(number);
-                Ok(())
-            }
-            Some(proven) => proven,
-            None => Ok(()),
+            Some(Err(e)) if e.is_damage() => lost(number, &e, &mut outcome),
+            Some(proven) => proven?,
+            None => {}
         }
+        Ok(())
     });
+    // The catalogue may know frames that nothing in the pack tells of any more: files hang on them all the same.
+    for (at, number) in frames_of(reader.index(), &l.name, frames).filter(|(_, number)| !seen.contains(number)) {
+        match reader.frame(at) {
+            Err(e) if e.is_damage() => lost(number, &e, &mut outcome),
+            opened => drop(opened?),
+        }
+    }
     outcome.read_bytes = l.length_bytes;
     match proven {
         // The frame that the damage hit has been named already.
