@@ -19,7 +19,7 @@ use std::{
 const SCHEMA_VERSION: i64 = 1;
 
 const SCHEMA: &str = "
-    CREATE TABLE pack (name TEXT PRIMARY KEY, length_bytes INTEGER NOT NULL, kind INTEGER NOT NULL, toc BLOB NOT NULL) STRICT;
+    CREATE TABLE pack (name TEXT PRIMARY KEY, length_bytes INTEGER NOT NULL, kind TEXT NOT NULL, toc BLOB NOT NULL) STRICT;
     CREATE TABLE snapshot (
         name TEXT PRIMARY KEY, length_bytes INTEGER NOT NULL, object BLOB NOT NULL,
         time TEXT, host TEXT, tags TEXT, label TEXT, sources TEXT
@@ -175,11 +175,12 @@ impl Catalog {
     /// # Errors
     /// SQLite's.
     pub fn pack_lengths(&self) -> Outcome<HashMap<ObjectName, u64>> {
-        let mut query = self.db.prepare("SELECT name, length_bytes FROM pack")?;
-        let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
-        let checked =
-            rows.map(|row| row.map(|(name, length)| Some((ObjectName::parse(&name)?, u64::try_from(length).ok()?))));
-        checked.filter_map(Result::transpose).collect()
+        let mut query = self.db.prepare("SELECT name, length_bytes, kind FROM pack")?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let check = |(name, length, kind): (String, i64, String)| {
+            kind_of(&kind).and(Some((ObjectName::parse(&name)?, u64::try_from(length).ok()?)))
+        };
+        rows.filter_map(|row| row.map(check).transpose()).collect()
     }
 
     /// Names of every pack that has a row, or of those of a kind, in the order in which they were added.
@@ -187,7 +188,7 @@ impl Catalog {
     /// # Errors
     /// SQLite's.
     pub fn pack_names(&self, kind: Option<Kind>) -> Outcome<Vec<ObjectName>> {
-        let wanted = kind.map(|k| i64::from(k.byte()));
+        let wanted = kind.map(word_for);
         let mut query = self.db.prepare("SELECT name FROM pack WHERE ?1 IS NULL OR kind = ?1 ORDER BY rowid")?;
         let names = query.query_map([wanted], |row| row.get::<_, String>(0))?;
         names.filter_map(|name| name.map(|name| ObjectName::parse(&name)).transpose()).collect()
@@ -200,7 +201,7 @@ impl Catalog {
     pub fn pack(&self, name: &ObjectName) -> Outcome<Option<PackRow>> {
         let mut query = self.db.prepare_cached("SELECT length_bytes, kind, toc FROM pack WHERE name = ?1")?;
         let row = query.query_row([name.as_str()], |row| {
-            let (length, kind) = (u64::try_from(row.get::<_, i64>(0)?).ok(), Kind::from_byte(row.get(1)?));
+            let (length, kind) = (u64::try_from(row.get::<_, i64>(0)?).ok(), kind_of(&row.get::<_, String>(1)?));
             Ok((length, kind, row.get(2)?))
         });
         match row {
@@ -219,7 +220,7 @@ impl Catalog {
     pub fn put_pack(&self, row: &PackRow) -> Outcome<()> {
         let length = i64::try_from(row.length_bytes).unwrap_or(i64::MAX);
         let mut insert = self.db.prepare_cached("INSERT OR REPLACE INTO pack VALUES (?1, ?2, ?3, ?4)")?;
-        insert.execute(params![row.name.as_str(), length, row.kind.byte(), row.toc]).map(drop)
+        insert.execute(params![row.name.as_str(), length, word_for(row.kind), row.toc]).map(drop)
     }
 
     /// Forgets a pack and what was marked in it.
@@ -297,6 +298,15 @@ impl Catalog {
     pub fn unmark(&self, pack: &ObjectName) -> Outcome<()> {
         self.db.execute("DELETE FROM bad_frame WHERE pack = ?1", [pack.as_str()]).map(drop)
     }
+}
+
+/// Kinds are words, because rows are chosen by them before anything is proven: no flipped bit turns one into the other.
+fn word_for(kind: Kind) -> &'static str {
+    if kind == Kind::TreePack { "tree" } else { "data" }
+}
+
+fn kind_of(word: &str) -> Option<Kind> {
+    [Kind::DataPack, Kind::TreePack].into_iter().find(|kind| word_for(*kind) == word)
 }
 
 fn journal(path: &Path) -> std::path::PathBuf {
