@@ -12,7 +12,7 @@ use crate::{
         paired,
     },
     storage::{
-        envelope::{self, Kind},
+        envelope::{self, Kind, Label},
         object::{Folder, Guard, Listed, LockMode, Locking, Storage},
     },
 };
@@ -76,19 +76,16 @@ pub fn find_config(storage: &dyn Storage) -> Result<Option<FoundConfig>> {
     let pairs = paired::list(storage, Folder::Config, |name| config::generation_of(name).is_some())?;
     let mut failure = None;
     for (name, pair) in pairs.iter().rev() {
-        match paired::get(storage, Folder::Config, Kind::Config, None, name, pair) {
-            Ok(bytes) => {
-                let object = Folder::Config.object(name);
-                let (label, body) = envelope::open(&bytes, &object)?;
-                let clear = Clear::decode(body, &object)?;
-                return Ok(Some(FoundConfig {
-                    name: name.clone(),
-                    repository: label.repository,
-                    clear,
-                    body: body.to_vec(),
-                }));
+        let mut whole = Vec::new();
+        for (place, length_bytes) in [(Folder::Config, pair.primary_bytes), (Folder::Mirror, pair.mirror_bytes)] {
+            let Some(length_bytes) = length_bytes else { continue };
+            match read_config(storage, place, name, length_bytes) {
+                Ok(found) => whole.push(found),
+                Err(e) => failure = failure.or(Some(e)),
             }
-            Err(e) => failure = failure.or(Some(e)),
+        }
+        if let Some(found) = own_config(storage, whole)? {
+            return Ok(Some(found));
         }
     }
     match failure {
@@ -99,6 +96,34 @@ pub fn find_config(storage: &dyn Storage) -> Result<Option<FoundConfig>> {
         )),
         None => Ok(None),
     }
+}
+
+fn read_config(storage: &dyn Storage, place: Folder, name: &ObjectName, length_bytes: u64) -> Result<FoundConfig> {
+    let object = place.object(name);
+    let bytes = paired::get_from(storage, place, Kind::Config, None, name, length_bytes)?;
+    let (label, body) = envelope::open(&bytes, &object)?;
+    let clear = Clear::decode(body, &object)?;
+    Ok(FoundConfig { name: name.clone(), repository: label.repository, clear, body: body.to_vec() })
+}
+
+/// Of a config and its mirror, both whole, the one that belongs here. A config says itself whose it is; where another
+/// repository's has taken the place of one of the two, the other objects tell which.
+fn own_config(storage: &dyn Storage, mut whole: Vec<FoundConfig>) -> Result<Option<FoundConfig>> {
+    const ASKED: usize = 16;
+    let disagree = whole.windows(2).any(|pair| matches!(pair, [a, b] if a.repository != b.repository));
+    if disagree {
+        let mut labels = Vec::new();
+        for folder in [Folder::Keys, Folder::Snapshots, Folder::Packs] {
+            for l in listed(storage, folder)?.iter().take(ASKED) {
+                let header = storage.read(folder, &l.name, 0, envelope::HEADER_BYTES);
+                labels.extend(header.ok().and_then(|h| Label::decode(&h, &folder.object(&l.name)).ok()));
+            }
+        }
+        let votes = |found: &FoundConfig| labels.iter().filter(|l| l.repository == found.repository).count();
+        // Stable, so that the primary comes first where nobody can tell.
+        whole.sort_by_key(|found| std::cmp::Reverse(votes(found)));
+    }
+    Ok(whole.into_iter().next())
 }
 
 /// Whether there is anything that `init` does not leave when it is interrupted.
