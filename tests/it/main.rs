@@ -10,6 +10,14 @@
     reason = "a test that meets what it does not expect shall fail at once, where it happens"
 )]
 
+mod bitflips;
+
+mod crash;
+
+mod damage;
+
+mod faults;
+
 mod layers;
 
 mod small_blobs;
@@ -38,4 +46,8 @@ mod support {
     pub mod same;
 
     pub mod source;
+
+    pub mod small;
+
+    pub mod damage;
 }

@@ -33,17 +33,34 @@ pub fn differences(a: &Path, b: &Path) -> Vec<String> {
 
 /// As [`differences`], but for what the options leave out.
 pub fn differences_with(a: &Path, b: &Path, options: Options) -> Vec<String> {
+    let found = differing_with(a, b, options).into_iter();
+    found.map(|Difference { path, what }| format!("{}: {what}", path.escape_ascii())).collect()
+}
+
+/// A path, and in what it differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Below the two roots; the roots themselves are the empty path.
+    pub path: Vec<u8>,
+    /// In words.
+    pub what: String,
+}
+
+/// As [`differences`], for those who look at the paths.
+pub fn differing(a: &Path, b: &Path) -> Vec<Difference> {
+    differing_with(a, b, Options::default())
+}
+
+fn differing_with(a: &Path, b: &Path, options: Options) -> Vec<Difference> {
     let (a, b) = (Tree::read(a).unwrap(), Tree::read(b).unwrap());
     let paths: BTreeSet<&Vec<u8>> = a.entries.keys().chain(b.entries.keys()).collect();
     let mut found = Vec::new();
     for path in paths {
-        let shown = path.escape_ascii();
+        let mut push = |what: String| found.push(Difference { path: path.clone(), what });
         match (a.entries.get(path), b.entries.get(path)) {
-            (Some(_), None) => found.push(format!("{shown}: only in a")),
-            (None, Some(_)) => found.push(format!("{shown}: only in b")),
-            (Some(a), Some(b)) if !(options.ignore_root && path.is_empty()) => {
-                found.extend(a.differences(b).map(|difference| format!("{shown}: {difference}")));
-            }
+            (Some(_), None) => push("only in a".into()),
+            (None, Some(_)) => push("only in b".into()),
+            (Some(a), Some(b)) if !(options.ignore_root && path.is_empty()) => a.differences(b).for_each(push),
             _ => {}
         }
     }
