@@ -177,7 +177,7 @@ impl Session<'_> {
 }
 
 /// A path in a snapshot with a leading `/`, without empty names and dots; empty for the root.
-fn normal_path(path: &[u8]) -> Vec<u8> {
+pub fn normal_path(path: &[u8]) -> Vec<u8> {
     let mut names: Vec<&[u8]> = Vec::new();
     for name in path.split(|b| *b == b'/') {
         match name {

@@ -3,7 +3,7 @@
 use crate::cli::{
     args::{Backup, Init},
     render::{count, json_bytes, size},
-    session::{Session, password_of_file, shown},
+    session::{Session, normal_path, password_of_file, shown},
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -99,13 +99,16 @@ fn make(session: &Session<'_>, storage: Arc<dyn Storage>, options: InitOptions) 
     Ok(repository)
 }
 
-/// Opens the repository, or makes it where there is none.
-fn open_or_make(session: &Session<'_>, allow_unmounted: bool) -> Result<Repository> {
+/// Opens the repository, or makes it where there is none, but not for a dry run, which writes nothing.
+fn open_or_make(session: &Session<'_>, words: &Backup) -> Result<Repository> {
     let path = session.repo_path()?;
-    session.refuse_unmounted(path, allow_unmounted)?;
+    session.refuse_unmounted(path, words.allow_unmounted)?;
     let storage = session.storage()?;
     if probe(storage.as_ref())? != Presence::Nothing {
         return session.open_at(storage, Access::Write);
+    }
+    if words.dry_run {
+        bail!(Error::NoRepository { location: storage.location() });
     }
     let password = session.given_password()?;
     if password.is_none() && std::io::stdin().is_terminal() && !is_confirmed(path)? {
@@ -123,8 +126,11 @@ fn is_confirmed(path: &Path) -> Result<bool> {
 
 /// Takes a snapshot.
 pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
-    let request = request(session, words)?;
-    let mut repository = open_or_make(session, words.allow_unmounted)?;
+    let mut request = request(session, words)?;
+    let mut repository = open_or_make(session, words)?;
+    // Asked only now, for it may have just been made.
+    let own = session.repo_path()?.metadata();
+    request.skip = own.map(|m| (m.dev(), m.ino())).into_iter().collect();
     session.screen.begin("backup");
     let made = match &words.stdin {
         Some(name) => backup_stream(&mut repository, &request, name.as_bytes(), std::io::stdin().lock()),
@@ -156,7 +162,6 @@ fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
         }
         None => sources(session, &words.paths)?,
     };
-    let skip = session.repo_path().ok().and_then(|p| p.metadata().ok()).map(|m| (m.dev(), m.ino()));
     Ok(Request {
         sources,
         host: words.host.as_ref().map_or_else(host_name, |host| host.as_bytes().to_vec()),
@@ -167,7 +172,7 @@ fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
         exclude_caches: words.exclude_caches,
         one_file_system: words.one_file_system,
         read_all: words.read_all,
-        skip: skip.into_iter().collect(),
+        skip: Vec::new(),
         dry_run: words.dry_run,
         threads: session.threads(),
     })
@@ -198,12 +203,20 @@ fn sources(session: &Session<'_>, paths: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
                 return Err(e).with_context(|| format!("cannot find {}", shown(path)));
             }
             // Kept among the sources, so that the walk reports it and the snapshot records it.
-            Err(_) => sources.push(std::path::absolute(path)?.as_os_str().as_bytes().to_vec()),
+            Err(_) => sources.push(absent(path)?),
         }
     }
     sources.sort();
     sources.dedup();
     Ok(sources)
+}
+
+/// The absolute path, without dots, of something that is not there.
+fn absent(path: &Path) -> std::io::Result<Vec<u8>> {
+    let real =
+        path.file_name().zip(path.parent()).and_then(|(name, parent)| Some(parent.canonicalize().ok()?.join(name)));
+    let whole = real.map_or_else(|| std::path::absolute(path), Ok)?;
+    Ok(normal_path(whole.as_os_str().as_bytes()))
 }
 
 fn host_name() -> Vec<u8> {
