@@ -396,6 +396,8 @@ impl<'a> Planner<'a> {
         content: &Content,
     ) -> Result<()> {
         let way = match there {
+            // A file that an interruption left half written under its own name would count as one that is there.
+            None if matches!(self.request.overwrite, Overwrite::IfNewer | Overwrite::Never) => Way::Replace,
             None => Way::Create,
             Some(stat) if live::kind_of(&stat) == FileType::Directory => {
                 let open = self.opener.open(folder);
