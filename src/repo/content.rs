@@ -187,7 +187,7 @@ pub fn fold(mut runs: Vec<Run>, mut put: impl FnMut(&[u8]) -> Result<BlobId>) ->
         let (mut lists, mut open) = (Vec::new(), Vec::new());
         for run in runs {
             open.push(run);
-            let marked = matches!(run, Run::Data { id, .. } if id.0.last().is_some_and(|b| b % 128 == 0));
+            let marked = matches!(run, Run::Data { id, .. } if id.0.last().is_some_and(|b| b % 32 == 0));
             if marked || open.len() >= MAX_LIST_RUNS {
                 lists.push(std::mem::take(&mut open));
             }
