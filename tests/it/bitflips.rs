@@ -115,7 +115,7 @@ fn a_flipped_bit_in_any_byte_of_a_pack_header_costs_nothing() {
             let storage: Arc<dyn Storage> = Arc::new(disk);
             let opened = small.open(&storage, Access::Read);
             let repository = opened.unwrap_or_else(|e| panic!("bit {bit} of {name}: {e}"));
-            assert_eq!(repository.index(None, None).unwrap().len(), small.blobs, "bit {bit} of {name}");
+            assert_eq!(repository.index().unwrap().len(), small.blobs, "bit {bit} of {name}");
         }
     }
 }

@@ -305,9 +305,8 @@ fn catalogue_misleads_nobody(
 ) {
     let repository = small.open(storage, Access::Read).unwrap_or_else(|e| panic!("{case}: {e}"));
     assert_eq!(repository.snapshots().len(), small.versions.len(), "{case}");
-    let trees = repository.index(Some(Kind::TreePack), None).unwrap_or_else(|e| panic!("{case}: {e}"));
+    let reader = repository.tree_reader().unwrap_or_else(|e| panic!("{case}: {e}"));
     let snapshot = repository.snapshots().iter().find(|s| s.id == version.id).unwrap();
-    let reader = repository.reader(Arc::new(trees));
     let found = xsnap::repo::listing::find(&reader, &snapshot.root, small.path());
     assert!(found.unwrap_or_else(|e| panic!("{case}: {e}")).is_some(), "{case}");
     assert!(small.judge(&repository, version, none, case), "{case}");

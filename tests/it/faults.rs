@@ -189,7 +189,7 @@ fn after_a_failed_write_the_writer_refuses_everything() {
         let faulty = Faulty::new(Arc::new(Memory::new()));
         let storage: Arc<dyn Storage> = Arc::new(faulty.clone());
         let repository = small::init(&storage, None).unwrap();
-        let index = Arc::new(repository.index(None, None).unwrap());
+        let index = Arc::new(repository.index().unwrap());
         faulty.forget_calls();
         faulty.fail(Fault::once(n, Errno::NOSPC));
         let writer = repository.writer(index, 2, false).unwrap();

@@ -33,10 +33,11 @@ use xsnap::{
     repo::{
         config::Config,
         content::Content,
+        init::InitOptions,
         keys::{Cost, Password},
         listing::{find, listing, runs},
         opening::{Access, Credentials},
-        repository::{InitOptions, Repository},
+        repository::Repository,
         snapshot::Snapshot,
         tree::{Node, Time},
     },
@@ -143,7 +144,7 @@ pub fn restore_with(
     request: &RestoreRequest,
 ) -> Result<Outcome> {
     fs::create_dir_all(target).unwrap();
-    let reader = repository.reader(Arc::new(repository.index(None, None)?));
+    let reader = repository.reader(Arc::new(repository.index()?));
     let done = restore_from(&reader, snapshot, path, target, request);
     repository.mark_bad(&reader.take_bad_frames())?;
     done
@@ -231,7 +232,7 @@ impl Small {
             let snapshot = backup(&mut repository, &live).unwrap();
             versions.push(Version { id: snapshot.id, source, paths: BTreeMap::new() });
         }
-        let reader = repository.reader(Arc::new(repository.index(None, None).unwrap()));
+        let reader = repository.reader(Arc::new(repository.index().unwrap()));
         for version in &mut versions {
             let snapshot = repository.snapshots().iter().find(|s| s.id == version.id).unwrap();
             version.paths = paths_of(&reader, snapshot, live.as_os_str().as_bytes());
