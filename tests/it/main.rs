@@ -20,6 +20,8 @@ mod faults;
 
 mod layers;
 
+mod readme;
+
 mod small_blobs;
 
 mod storage_contract;
