@@ -15,10 +15,12 @@ pub struct Args {
 
 const EXIT_CODES: &str = "\
 Examples:
-  xsnap backup --repo /media/usb /etc /root     take a snapshot; makes the repository if there is none
+  xsnap backup --repo /media/usb /etc /root     take a snapshot (the first one
+                                                makes the repository)
   xsnap list --repo /media/usb                  see what there is
-  xsnap restore --repo /media/usb latest        bring the latest back, into a new folder here
-  xsnap check --repo /media/usb --read-data     prove that every byte is what it was
+  xsnap restore --repo /media/usb latest        bring the latest back, into a
+                                                new folder here
+  xsnap check --repo /media/usb --read-data     prove every byte
 
 Exit codes:
   0 done                          11 the repository is locked
@@ -28,6 +30,7 @@ Exit codes:
  10 there is no repository";
 
 #[derive(Debug, Group)]
+#[command(next_help_heading = "For every command")]
 pub struct Global {
     /// Where the repository is
     #[arg(short, long, global = true, env = "XSNAP_REPO", value_name = "DIR")]

@@ -170,11 +170,10 @@ impl Screen {
     /// Shows the bar from now on.
     pub fn begin(&self, verb: &str) {
         if let Some(bar) = &self.bar {
-            let style =
-                "{prefix} {elapsed_precise} {bar:24} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {wide_msg}";
-            if let Ok(style) = ProgressStyle::with_template(style) {
-                bar.set_style(style);
-            }
+            bar.reset();
+            style(bar, "{prefix}, {bytes}, {bytes_per_sec}  {wide_msg}");
+            self.entries.store(0, Ordering::Relaxed);
+            self.bytes.store(0, Ordering::Relaxed);
             bar.set_prefix(verb.to_owned());
             bar.enable_steady_tick(Duration::from_millis(250));
         }
@@ -276,6 +275,7 @@ impl Progress for Screen {
         match event {
             Event::Total { bytes, .. } => {
                 if let Some(bar) = &self.bar {
+                    style(bar, "{prefix}, {bytes} of {total_bytes} {bar:16} {bytes_per_sec}, {eta} left  {wide_msg}");
                     bar.set_length(bytes);
                 }
             }
@@ -285,13 +285,14 @@ impl Progress for Screen {
                 }
             }
             Event::Done { entries, bytes } => {
-                self.entries.fetch_add(entries, Ordering::Relaxed);
+                let files = self.entries.fetch_add(entries, Ordering::Relaxed) + entries;
                 let done = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
                 match &self.bar {
                     Some(bar) => {
                         if bar.length().is_none_or(|length| length < done) {
                             bar.set_length(done);
                         }
+                        bar.set_prefix(format!("{files} files"));
                         bar.set_position(done);
                     }
                     None if !self.quiet && !self.json => self.plain_line(),
@@ -316,6 +317,12 @@ impl Progress for Screen {
 
     fn stop_wanted(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }
 

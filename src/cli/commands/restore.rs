@@ -63,8 +63,12 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     }
     let selected = Selected { entry: selected_entry, path: selected_path, sources: &snapshot.sources };
     let counts = snapshot.counts;
-    session.screen.tell(Event::Total { entries: counts.files + counts.folders + counts.others, bytes: counts.bytes });
     session.screen.begin("restore");
+    if path.is_empty() && words.include.is_empty() {
+        session
+            .screen
+            .tell(Event::Total { entries: counts.files + counts.folders + counts.others, bytes: counts.bytes });
+    }
     let reader = repository.reader_of(&entry)?;
     let done = bring_back(&reader, &selected, place.root.as_fd(), &request, session.screen);
     repository.mark_bad(&reader.take_bad_frames())?;
