@@ -103,7 +103,9 @@ impl Listing<'_> {
             if entries.first().is_some_and(|first| !self.last.is_empty() && first.name <= self.last) {
                 return Err(Error::damaged(object, "its names do not follow those of the piece before it"));
             }
-            self.last = entries.last().map(|last| last.name.clone()).unwrap_or_default();
+            if let Some(last) = entries.last() {
+                self.last.clone_from(&last.name);
+            }
             let stats = self.stats_of(stats, entries.len());
             (self.open, self.open_stats) = (entries.into_iter(), stats.into_iter());
             Ok(())
