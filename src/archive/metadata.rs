@@ -230,6 +230,10 @@ pub fn apply(handle: Handle<'_>, wanted: &Metadata, owners: &Owners, options: Ap
 }
 
 fn set_owner(handle: Handle<'_>, uid: u32, gid: u32) -> io::Result<()> {
+    // To the system call this number means "leave it as it is".
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(io::Error::other("no user or group can have this number"));
+    }
     let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     match handle {
         Handle::Open(fd) => rustix::fs::fchown(fd, uid, gid)?,

@@ -12,6 +12,10 @@ use crate::{
 use rustix::fs::{AtFlags, Dev, FileType, Mode, Stat};
 use std::{io, os::fd::BorrowedFd};
 
+/// The highest numbers that a device can have: 12 bits and 20 bits.
+const MAX_MAJOR: u32 = (1 << 12) - 1;
+const MAX_MINOR: u32 = (1 << 20) - 1;
+
 /// Something without content that is made in one call.
 #[derive(Debug, Clone, Copy)]
 pub enum Special<'a> {
@@ -41,6 +45,10 @@ impl<'a> Special<'a> {
     /// The file system's own.
     pub fn make(self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         match self {
+            // The system call would cut such numbers down and make another device.
+            Self::Node(_, device) if rustix::fs::major(device) > MAX_MAJOR || rustix::fs::minor(device) > MAX_MINOR => {
+                return Err(io::Error::other("Linux has no device of these numbers"));
+            }
             Self::Symlink(target) => rustix::fs::symlinkat(target, folder, name)?,
             Self::Node(kind, device) => rustix::fs::mknodat(folder, name, kind, Mode::RUSR | Mode::WUSR, device)?,
         }
