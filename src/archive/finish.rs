@@ -69,6 +69,7 @@ pub struct Finisher<'a> {
 impl Finisher<'_> {
     fn problem(&self, path: &[u8], verb: &str, cause: &io::Error) {
         Tally::add(&self.tally.problems, 1);
+        let path = if path.is_empty() { b"/" } else { path };
         self.progress.tell(Event::Problem { path, verb, cause });
     }
 

@@ -198,7 +198,8 @@ impl<'a> Planner<'a> {
 
     fn problem(&self, verb: &str, cause: &io::Error) {
         Tally::add(&self.tally.problems, 1);
-        self.progress.tell(Event::Problem { path: &self.path, verb, cause });
+        let path = if self.path.is_empty() { b"/" } else { self.path.as_slice() };
+        self.progress.tell(Event::Problem { path, verb, cause });
     }
 
     fn enter(&mut self, folder: Arc<Folder>, content: &Content, state: State, included: bool) {
