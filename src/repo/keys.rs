@@ -54,9 +54,12 @@ impl Cost {
     /// RFC 9106's second choice: 64 MiB, three passes, four lanes.
     pub const DEFAULT: Self = Self { memory_kib: 64 << 10, passes: 3, lanes: 4 };
 
-    /// What a reader is willing to spend on a slot that somebody else wrote: 1 GiB, 64 passes.
+    /// What a reader is willing to spend on a slot that somebody else wrote: 1 GiB, 64 passes; and at least what
+    /// argon2 asks for, 8 KiB a lane.
     fn is_bearable(self) -> bool {
-        (8..=1 << 20).contains(&self.memory_kib) && (1..=64).contains(&self.passes) && (1..=64).contains(&self.lanes)
+        (1..=64).contains(&self.lanes)
+            && (8 * self.lanes..=1 << 20).contains(&self.memory_kib)
+            && (1..=64).contains(&self.passes)
     }
 }
 
