@@ -183,6 +183,9 @@ impl Snapshot {
         if SnapshotId::from_object(name).map(|(id, _)| id) != Some(s.id) {
             return Err(Error::damaged(object, "it holds another snapshot than its name says"));
         }
+        if s.mtime.nanoseconds >= 1_000_000_000 {
+            return Err(Error::damaged(object, "its root has an impossible time"));
+        }
         let xattrs = Arc::new(s.xattrs);
         let metadata = Metadata { mode: s.mode & 0o7777, owner: Arc::new(s.owner), mtime: s.mtime, xattrs };
         let node = Node::Folder { content: load_content(&s.content, object)? };
