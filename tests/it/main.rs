@@ -18,6 +18,10 @@ mod damage;
 
 mod faults;
 
+mod hostile;
+
+mod hostile_bytes;
+
 mod layers;
 
 mod readme;
@@ -52,4 +56,6 @@ mod support {
     pub mod small;
 
     pub mod damage;
+
+    pub mod forge;
 }
