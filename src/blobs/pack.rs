@@ -357,32 +357,60 @@ fn search(
         storage.read(Folder::Packs, name, offset, length).map_err(|e| Error::storage("read", &object, e))
     };
     let (mut toc, mut at) = (Toc::default(), 0);
-    while at < length_bytes {
-        let piece = read(at, STEP_BYTES as usize)?;
-        let Some(found) = piece.windows(4).position(|w| *w == frame::MAGIC) else {
-            at += piece.len().saturating_sub(3).max(1) as u64;
+    let (mut piece, mut start) = (Vec::new(), 0);
+    let mut patience_bytes = length_bytes.saturating_mul(16).saturating_add(64 << 20);
+    loop {
+        let unseen =
+            |piece: &[u8]| usize::try_from(at - start).ok().and_then(|from| piece.get(from..)?.get(..4)).is_none();
+        if unseen(&piece) {
+            (piece, start) = (read(at, STEP_BYTES as usize)?, at);
+        }
+        let rest = usize::try_from(at - start).ok().and_then(|from| piece.get(from..)).unwrap_or_default();
+        if rest.len() < frame::MAGIC.len() {
+            return Ok(toc);
+        }
+        let Some(found) = rest.windows(4).position(|w| *w == frame::MAGIC) else {
+            at = start + (piece.len() - 3) as u64;
             continue;
         };
         at += found as u64;
-        let prefix = Prefix::decode(&read(at, frame::PREFIX_BYTES)?);
-        let opened = prefix.map(|prefix| {
-            let bytes = read(at, prefix.frame_bytes())?;
-            let no_bases =
-                |_: &[BlobId]| Err(Error::Missing { what: "the table that names a leaning frame's blobs".into() });
-            let frame = frame::open(sealer, prefix.number, &bytes, &object, no_bases)?;
-            Ok::<_, Error>((prefix, frame::open_head(sealer, prefix.number, &bytes, &object)?.1, frame))
-        });
-        match opened {
-            Some(Ok((prefix, head, frame))) => {
+        match try_frame(sealer, at, &object, &read, &mut patience_bytes) {
+            Ok((prefix, head, frame)) => {
                 let ids = (0..frame.len()).filter_map(|n| frame.blob(n)).map(|b| secrets.blob_id(b));
                 toc.push_numbered(at, prefix, &head, &ids.collect::<Vec<_>>());
                 at += prefix.frame_bytes() as u64;
             }
-            Some(Err(e)) if !e.is_damage() => return Err(e),
-            _ => at += 1,
+            Err(e) if e.is_damage() => at += 1,
+            Err(e) => return Err(e),
         }
     }
-    Ok(toc)
+}
+
+/// Opens what may be a frame; its head first, for most of what looks like a frame is none. `patience_bytes` is how much may
+/// still be read for that: a forger can make every sixteen bytes look like the start of a long frame.
+fn try_frame(
+    sealer: &Sealer,
+    at: u64,
+    object: &str,
+    read: &dyn Fn(u64, usize) -> Result<Vec<u8>>,
+    patience_bytes: &mut u64,
+) -> Result<(Prefix, Head, frame::Frame)> {
+    let bad = |why: &str| Error::damaged(object, why);
+    let mut patient = |length: usize| match patience_bytes.checked_sub(length as u64) {
+        Some(left) => {
+            *patience_bytes = left;
+            read(at, length)
+        }
+        None => Err(bad("too much of it looks like a frame and is none")),
+    };
+    let prefix = read(at, frame::PREFIX_BYTES)?;
+    let prefix = Prefix::decode(&prefix).ok_or_else(|| bad("it does not begin as a frame does"))?;
+    let head = patient(frame::PREFIX_BYTES + prefix.head_bytes as usize)?;
+    let (_, head) = frame::open_head(sealer, prefix.number, &head, object)?;
+    let bytes = patient(prefix.frame_bytes())?;
+    let no_bases = |_: &[BlobId]| Err(Error::Missing { what: "the table that names a leaning frame's blobs".into() });
+    let frame = frame::open(sealer, prefix.number, &bytes, object, no_bases)?;
+    Ok((prefix, head, frame))
 }
 
 impl Toc {
