@@ -30,6 +30,8 @@ mod small_blobs;
 
 mod storage_contract;
 
+mod vectors;
+
 /// The kit: storages that fail on demand, trees that tools get wrong, and a comparator that sees every difference.
 #[allow(dead_code, reason = "the kit is whole before every test that will use it is written")]
 mod support {
@@ -58,4 +60,8 @@ mod support {
     pub mod damage;
 
     pub mod forge;
+
+    pub mod reference;
+
+    pub mod samples;
 }

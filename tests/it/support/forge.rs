@@ -88,7 +88,7 @@ pub fn symlink(name: &[u8], target: &[u8]) -> Entry {
 pub fn forged(build: impl FnOnce(&mut Forge) -> Content) -> (Repository, Snapshot) {
     let storage: Arc<dyn Storage> = Arc::new(Memory::new());
     let mut repository = small::init(&storage, None).unwrap();
-    let index = Arc::new(repository.index(None, None).unwrap());
+    let index = Arc::new(repository.index().unwrap());
     let writer = repository.writer(index, 2, false).unwrap();
     let mut forge = Forge { data: writer.filler(Stream::Data), trees: writer.filler(Stream::Tree) };
     let content = build(&mut forge);
