@@ -22,6 +22,12 @@ mod hostile;
 
 mod hostile_bytes;
 
+mod fuzz_bodies;
+
+mod fuzz_operations;
+
+mod fuzzing;
+
 mod layers;
 
 mod readme;
