@@ -28,6 +28,8 @@ mod fuzz_operations;
 
 mod fuzzing;
 
+mod golden;
+
 mod layers;
 
 mod readme;
