@@ -163,7 +163,7 @@ impl Storage for LocalStorage {
             LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
         };
         Ok(match rustix::fs::flock(&file, operation) {
-            Ok(()) => Locking::Held(Box::new(LocalGuard { _file: file })),
+            Ok(()) => Locking::Held(Box::new(LocalGuard { file })),
             Err(Errno::WOULDBLOCK) => Locking::Busy,
             Err(e) => Locking::Impossible(e.into()),
         })
@@ -204,10 +204,17 @@ impl Storage for LocalStorage {
 /// A held lock: the open file description is the lock.
 #[derive(Debug)]
 struct LocalGuard {
-    _file: File,
+    file: File,
 }
 
 impl Guard for LocalGuard {}
+
+impl Drop for LocalGuard {
+    /// Closing alone would not do: a process that another thread is just starting shares the description for a moment.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
 
 struct LocalUpload {
     file: File,

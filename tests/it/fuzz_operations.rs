@@ -24,10 +24,11 @@ use xsnap::{
     repo::{
         check::{ReadData, check},
         config::Config,
+        init::InitOptions,
         keys::Cost,
         listing::find,
         opening::{Access, Credentials},
-        repository::{InitOptions, Repository},
+        repository::Repository,
         tree::Time,
     },
     storage::local::LocalStorage,
@@ -138,7 +139,7 @@ impl World {
         assert!(self.damaged || repository.snapshots().len() == self.snapshots.len(), "a snapshot is lost");
         let Some(snapshot) = repository.snapshots().get(which % self.snapshots.len().max(1)) else { return Ok(()) };
         let expected = &self.snapshots[snapshot.label.parse::<usize>().unwrap()];
-        let reader = repository.reader(Arc::new(repository.index(None, None)?));
+        let reader = repository.reader(Arc::new(repository.index()?));
         let path = self.source.to_str().unwrap().as_bytes();
         let entry = find(&reader, &snapshot.root, path)?.expect("the source is in its snapshot");
         let target = in_memory_folder();

@@ -2,7 +2,7 @@
 
 use crate::cli::{
     args::{Backup, Init},
-    render::{count, json_bytes, size},
+    render::{clean, count, json_bytes, size},
     session::{Session, normal_path, password_of_file, shown},
 };
 use anyhow::{Context, Result, bail};
@@ -91,7 +91,8 @@ fn make(session: &Session<'_>, storage: Arc<dyn Storage>, options: InitOptions) 
     let location = repository.storage().location();
     let encrypted = repository.is_encrypted();
     let how = if encrypted { "encrypted" } else { "NOT encrypted: whoever has it can read everything in it" };
-    session.screen.say(&format!("made repository {} at {location}, {how}", repository.id()))?;
+    let place = clean(location.as_bytes());
+    session.screen.say(&format!("made repository {} at {place}, {how}", repository.id()))?;
     for note in repository.notes() {
         session.screen.note(&note);
     }
