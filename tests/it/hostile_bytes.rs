@@ -43,11 +43,14 @@ fn name(text: &str) -> ObjectName {
     ObjectName::parse(text).unwrap()
 }
 
+/// Takes bytes in and says whether they are what they claim to be.
+type Decode = Box<dyn Fn(&[u8]) -> Result<()>>;
+
 /// A decoder, by what it decodes, and bytes that it takes.
 struct Decoder {
     what: &'static str,
     valid: Vec<u8>,
-    decode: Box<dyn Fn(&[u8]) -> Result<()>>,
+    decode: Decode,
 }
 
 /// Every decoder of records, behind whatever seal it has: a forger of a plain repository can make any seal.
