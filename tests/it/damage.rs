@@ -18,6 +18,7 @@ use std::{
     sync::Arc,
 };
 use xsnap::{
+    archive::request::RestoreRequest,
     id::{ObjectName, SnapshotId},
     progress::Silent,
     repo::{
@@ -348,4 +349,88 @@ fn a_lost_file_is_not_replaced_by_a_link_to_something_else() {
     let done = restore_path(&repository, &snapshot, live.as_os_str().as_bytes(), &target).unwrap();
     let named: Vec<_> = done.problems.iter().filter(|(path, _)| path.ends_with(b"/second")).collect();
     assert!(!named.is_empty() && !target.join("second").exists(), "{:?} {:?}", done, differing(&live, &target));
+}
+
+/// What one command has found damaged, the next knows from the catalogue, so that its backup stores it again.
+#[test]
+fn damage_that_one_command_has_found_is_healed_by_the_backup_of_another() {
+    settled(|| {
+        let small = Small::build(13, 2, Some("secret"));
+        let (_, packs) = objects(&small.disk);
+        let newest = small.versions.last().unwrap();
+        for (folder, name) in &packs {
+            let root = small.fresh("repository");
+            let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new(&root));
+            write_out(&small.disk, &root);
+            drop(small.open(&storage, Access::Write).unwrap());
+            let disk = small.disk.snapshot();
+            let mut bytes = disk.bytes(*folder, name).unwrap();
+            small.frames.iter().filter(|at| at.frame.0 == *name).for_each(|at| bytes[at.offset + at.length / 2] ^= 1);
+            disk.replace(*folder, name, bytes);
+            write_out(&disk, &root);
+            let checked = small.open(&storage, Access::Read).unwrap();
+            assert!(check(&checked, ReadData::All, &Silent).unwrap().has_damage());
+            drop(checked);
+            backup(&mut small.open(&storage, Access::Write).unwrap(), &small.live).unwrap();
+            if !small.is_undisturbed() {
+                return None;
+            }
+            let repository = small.open(&storage, Access::Read).unwrap();
+            assert!(small.judge(&repository, newest, &HashSet::new(), &format!("every frame of {name}")));
+        }
+        Some(())
+    });
+}
+
+/// Over a tree that is there already: what is lost keeps the bytes it had, and is named.
+#[test]
+fn a_damaged_restore_over_an_older_tree_leaves_what_it_cannot_replace() {
+    let small = Small::build(19, 2, None);
+    let [older, newer] = [&small.versions[0], &small.versions[1]];
+    let (_, packs) = objects(&small.disk);
+    let mut kept = 0;
+    for (folder, name) in &packs {
+        let disk = small.disk.snapshot();
+        let mut bytes = disk.bytes(*folder, name).unwrap();
+        small.frames.iter().filter(|at| at.frame.0 == *name).for_each(|at| bytes[at.offset + 20] ^= 1);
+        disk.replace(*folder, name, bytes);
+        let lost = small.lost_frames(&disk);
+        let target = small.fresh("over");
+        let whole: Arc<dyn Storage> = Arc::new(small.disk.clone());
+        let restore = |storage: &Arc<dyn Storage>, version: &small::Version| {
+            let repository = small.open(storage, Access::Read).unwrap();
+            let snapshot = repository.snapshots().iter().find(|s| s.id == version.id).unwrap();
+            // A folder with something in it makes way for a file only where removing was asked for.
+            let request = RestoreRequest { delete: true, ..small::restore_request() };
+            small::restore_with(&repository, snapshot, small.path(), &target, &request)
+        };
+        assert_eq!(restore(&whole, older).unwrap().problems, []);
+        let damaged: Arc<dyn Storage> = Arc::new(disk);
+        let Ok(done) = restore(&damaged, newer) else { continue };
+        let named: HashSet<Vec<u8>> = done.problems.iter().map(|(path, _)| small.below_source(path)).collect();
+        for difference in differing(&newer.source, &target) {
+            let path = difference.path;
+            // Where a list is lost, what the older tree alone has stays. It may share an inode with what came.
+            if !newer.paths.contains_key(&path) || difference.what.starts_with("hard link") {
+                continue;
+            }
+            let is_named = small::ancestors(&path).any(|ancestor| named.contains(ancestor));
+            let moved_time = path.is_empty() || newer.paths[&path].is_folder;
+            assert!(is_named || moved_time, "{} differs unnamed: {}", path.escape_ascii(), difference.what);
+            assert!(
+                newer.is_lost(&path, &lost) || moved_time,
+                "{} was not lost: {} {:?}",
+                path.escape_ascii(),
+                difference.what,
+                done.problems
+            );
+            let old = fs::read(older.source.join(std::ffi::OsStr::from_bytes(&path)));
+            let there = fs::read(target.join(std::ffi::OsStr::from_bytes(&path)));
+            if let (Ok(old), Ok(there)) = (old, there) {
+                assert!(old == there, "{} is neither the old nor the new", path.escape_ascii());
+                kept += 1;
+            }
+        }
+    }
+    assert!(kept > 0);
 }

@@ -17,7 +17,7 @@ use xsnap::{
         check::{ReadData, check},
         opening::{Access, Presence, probe},
     },
-    storage::object::Storage,
+    storage::object::{Folder, Storage},
 };
 
 /// A repository with one snapshot, and the tree that it was made of, changed a little since.
@@ -214,5 +214,25 @@ fn after_a_failed_write_the_writer_refuses_everything() {
         }
         assert_eq!(finished.expect_err("a failed write is an error").exit_code(), 13, "call {n}");
         assert_eq!(faulty.count(), n + 1, "nothing is asked of the medium after call {n}: {:?}", faulty.calls());
+    }
+}
+
+/// Deduplication must not outrun durability: packs that were found count as much as packs that were written.
+#[test]
+fn every_pack_is_made_durable_before_a_snapshot_names_it() {
+    let bench = Bench::build();
+    let faulty = Faulty::new(Arc::new(bench.disk.snapshot()));
+    let storage: Arc<dyn Storage> = Arc::new(faulty.clone());
+    for changed in [true, false] {
+        faulty.forget_calls();
+        bench.backup(&storage).unwrap();
+        let calls = faulty.calls();
+        let last = |verb, folder| calls.iter().rposition(|call| call.verb == verb && call.folder == Some(folder));
+        let named = calls.iter().position(|call| call.verb == Verb::Create && call.folder == Some(Folder::Snapshots));
+        let (named, synced) = (named.unwrap(), last(Verb::Sync, Folder::Packs).unwrap());
+        assert!(synced < named, "changed: {changed}: {calls:?}");
+        assert!(last(Verb::Finish, Folder::Packs).is_none_or(|finished| finished < synced), "{calls:?}");
+        let mirrored = calls.iter().position(|call| call.verb == Verb::Create && call.folder == Some(Folder::Mirror));
+        assert!(last(Verb::Finish, Folder::Snapshots) < mirrored, "the mirror follows the primary: {calls:?}");
     }
 }

@@ -53,11 +53,52 @@ pub fn small_config() -> Config {
     Config { chunks, pack_bytes: 1 << 20, ..Config::default() }
 }
 
-/// A folder for trees, in memory where there is such a file system: a restore syncs the whole of it.
+/// A folder for the places of tests below one of the machine's. It stays when the tests end, so that the folder that it
+/// is in does not change while others look at it.
+fn places(base: &str, what: &str) -> PathBuf {
+    let base = if Path::new(base).is_dir() { base.into() } else { std::env::temp_dir() };
+    let place = base.join(format!("xsnap-{what}-{}", rustix::process::geteuid().as_raw()));
+    fs::create_dir_all(&place).unwrap();
+    place
+}
+
+/// A folder for trees that goes with the test; in memory where there is such a file system, for a restore syncs the
+/// whole of it.
 pub fn quick_place() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    let place = tempfile::Builder::new().prefix("xsnap-").tempdir_in(memory);
-    place.unwrap_or_else(|_| tempfile::tempdir().unwrap())
+    tempfile::tempdir_in(places("/dev/shm", "tests")).unwrap()
+}
+
+/// A folder for one live tree, below folders that do not change when tests, or other programs, come and go.
+#[derive(Debug)]
+struct LivePlace {
+    path: PathBuf,
+    _held: fs::File,
+}
+
+impl LivePlace {
+    /// The first one that no other test holds; the lock goes with its process, whatever becomes of it.
+    fn take() -> Self {
+        let operation = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        let free = (0..).find_map(|n| {
+            let path = places("/var/tmp", "live").join(n.to_string());
+            fs::create_dir_all(&path).unwrap();
+            let held = fs::File::open(&path).unwrap();
+            rustix::fs::flock(&held, operation).is_ok().then(|| Self { path, _held: held })
+        });
+        let place = free.unwrap();
+        place.clear();
+        place
+    }
+
+    fn clear(&self) {
+        let _ = fs::remove_dir_all(self.path.join("live"));
+    }
+}
+
+impl Drop for LivePlace {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 /// Everything that a backup or restore told as a problem.
@@ -208,15 +249,15 @@ pub struct Small {
     pub blobs: usize,
     place: tempfile::TempDir,
     /// Holds the live tree and nothing else, so that its time stays.
-    live_place: tempfile::TempDir,
+    live_place: LivePlace,
     surroundings: Vec<(i64, i64, u64)>,
 }
 
 impl Small {
     /// Builds a tree of this seed and backs it up as often as asked for, with edits in between.
     pub fn build(seed: u64, snapshots: u64, password: Option<&'static str>) -> Self {
-        let (disk, place, live_place) = (Memory::new(), quick_place(), quick_place());
-        let live = live_place.path().join("live");
+        let (disk, place, live_place) = (Memory::new(), quick_place(), LivePlace::take());
+        let live = live_place.path.join("live");
         fs::create_dir(&live).unwrap();
         let surroundings = above(&live);
         let mut repository = init(&(Arc::new(disk.clone()) as Arc<dyn Storage>), password).unwrap();
