@@ -79,6 +79,7 @@ fn trees(c: &mut Criterion) {
             metadata: Metadata { mode: 0o644, owner: Arc::clone(&owner), mtime, xattrs: Arc::default() },
             node: Node::File { size_bytes: 5_000, content: Content { depth: 0, runs } },
             link: None,
+            partial: false,
         }
     };
     let entries: Vec<Entry> = (0..1_000).map(entry).collect();

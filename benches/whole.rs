@@ -16,7 +16,7 @@ use xsnap::{
     progress::Silent,
     repo::{
         config::Config,
-        init::InitOptions,
+        init::{InitOptions, Naming},
         keys::{Cost, Password},
         listing::find,
         opening::{Access, Credentials},
@@ -54,7 +54,7 @@ fn build(root: &Path) -> u64 {
 fn init(root: &Path, encrypted: bool) -> Repository {
     let password = encrypted.then(|| Password::new(b"bench".to_vec()));
     let cost = Cost { memory_kib: 64, passes: 1, lanes: 1 };
-    let options = InitOptions { config: Config::default(), password, identity: None, cost };
+    let options = InitOptions { config: Config::default(), password, naming: Naming::Own, cost };
     Repository::init(Arc::new(LocalStorage::new(root)), options).unwrap()
 }
 

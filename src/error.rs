@@ -23,9 +23,19 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The medium has vanished or has turned read-only in the middle of work.
+    /// The medium has vanished.
     #[error("the medium is gone: cannot {verb} {object}")]
     MediumGone {
+        /// What was tried.
+        verb: &'static str,
+        /// On which object of the repository.
+        object: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The medium cannot be written: it was mounted so, or has turned so after an error.
+    #[error("the medium is read-only: cannot {verb} {object}")]
+    MediumReadOnly {
         /// What was tried.
         verb: &'static str,
         /// On which object of the repository.
@@ -135,9 +145,8 @@ impl Error {
         use rustix::io::Errno;
         let object = object.into();
         match Errno::from_io_error(&source) {
-            Some(Errno::NODEV | Errno::IO | Errno::ROFS | Errno::NXIO | Errno::STALE) => {
-                Self::MediumGone { verb, object, source }
-            }
+            Some(Errno::ROFS) => Self::MediumReadOnly { verb, object, source },
+            Some(Errno::NODEV | Errno::IO | Errno::NXIO | Errno::STALE) => Self::MediumGone { verb, object, source },
             Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Self::MediumFull { verb, object, source },
             _ => Self::Storage { verb, object, source },
         }
@@ -165,7 +174,7 @@ impl Error {
             Self::NoRepository { .. } => 10,
             Self::Locked { .. } => 11,
             Self::WrongPassword { .. } | Self::PasswordNeeded => 12,
-            Self::MediumGone { .. } | Self::MediumFull { .. } => 13,
+            Self::MediumGone { .. } | Self::MediumReadOnly { .. } | Self::MediumFull { .. } => 13,
             Self::Interrupted => 130,
             _ => 1,
         }

@@ -4,7 +4,7 @@
 
 use crate::{
     archive::{
-        batch::Batch,
+        batch::{Batch, Outcome},
         content::{Failure, ReadFile},
     },
     blobs::writer::Filler,
@@ -34,11 +34,15 @@ pub enum Item {
         batch: Arc<Batch>,
         /// Which of the batch's files it is.
         position: usize,
+        /// The inode that the walk has seen under this name, and whether this is the name that is read.
+        inode: (u64, bool),
         /// Its path, for a problem.
         path: Vec<u8>,
     },
     /// The folder that was opened last ends; it is this entry, whose content is yet to be filled in.
     Close(Entry, Stat),
+    /// Something of the folder that was opened last is not captured, as was asked for.
+    LeftOut,
     /// Something could not be captured.
     Problem(Problem),
 }
@@ -63,6 +67,7 @@ struct Folder {
     stats: Vec<Stat>,
     pieces: Vec<Run>,
     stat_pieces: Vec<Run>,
+    partial: bool,
 }
 
 /// Makes trees of entries.
@@ -95,7 +100,11 @@ impl<'a> Assembler<'a> {
             match item {
                 Item::Open => self.open.push(Folder::default()),
                 Item::Whole(entry, stat) => self.push(entry, stat)?,
-                Item::Reading { name, link, batch, position, path } => self.read(name, link, &batch, position, path)?,
+                Item::Reading { name, link, batch, position, inode, path } => {
+                    let outcome = batch.wait(position).ok_or(Error::Refused)?;
+                    self.read((name, link, inode), outcome, path)?;
+                }
+                Item::LeftOut => self.open.last_mut().into_iter().for_each(|folder| folder.partial = true),
                 Item::Problem(problem) => self.problem(problem),
                 Item::Close(entry, stat) => {
                     let (entry, stat) = self.close(entry, stat)?;
@@ -116,16 +125,37 @@ impl<'a> Assembler<'a> {
         Err(Error::Interrupted)
     }
 
-    fn read(&mut self, name: Vec<u8>, link: Option<u64>, batch: &Batch, position: usize, path: Vec<u8>) -> Result<()> {
-        match batch.wait(position).ok_or(Error::Refused)? {
+    fn read(
+        &mut self,
+        (name, mut link, (inode, is_first)): (Vec<u8>, Option<u64>, (u64, bool)),
+        outcome: Outcome,
+        path: Vec<u8>,
+    ) -> Result<()> {
+        match outcome {
+            // The first name was replaced between the walk and the reading: what was read is not this file.
+            Ok(file) if file.stat.st_ino != inode && !is_first => {
+                let cause = "another file took the place of its first name; the next backup reads it".into();
+                self.problem(Problem { path, verb: "read".into(), cause });
+                Ok(())
+            }
             Ok(file) => {
+                if file.stat.st_ino != inode {
+                    link = None;
+                }
                 self.counts.files_read += 1;
+                if let Some(cause) = &file.lacks {
+                    self.problem(Problem {
+                        path: path.clone(),
+                        verb: "read the attributes of".into(),
+                        cause: cause.clone(),
+                    });
+                }
                 if file.unsteady {
                     let cause = io::Error::other("it changed each time it was read; what was read last is kept");
                     self.problem(Problem { path, verb: "read".into(), cause: cause.to_string() });
                 }
                 let node = Node::File { size_bytes: file.size_bytes, content: file.content.clone() };
-                let entry = Entry { name, metadata: file.metadata.clone(), node, link };
+                let entry = Entry { name, metadata: file.metadata.clone(), node, link, partial: false };
                 self.push(entry, (self.trust)(&file))
             }
             Err(failure) => match failure.as_ref() {
@@ -141,6 +171,7 @@ impl<'a> Assembler<'a> {
 
     fn problem(&mut self, problem: Problem) {
         (self.tell)(&problem);
+        self.open.last_mut().into_iter().for_each(|folder| folder.partial = true);
         self.counts.problems += 1;
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
@@ -172,6 +203,7 @@ impl<'a> Assembler<'a> {
         let content = self.fold(folder.pieces)?;
         stat.folder = Some(self.fold(folder.stat_pieces)?);
         entry.node = Node::Folder { content };
+        entry.partial |= folder.partial;
         Ok((entry, stat))
     }
 

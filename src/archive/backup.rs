@@ -39,6 +39,9 @@ use std::{
     sync::Arc,
 };
 
+/// How often the files are gone through when damage is met on the way.
+const TRIES: u32 = 3;
+
 /// What is backed up, and what is recorded with it.
 #[derive(Debug)]
 pub struct Request {
@@ -81,13 +84,22 @@ pub fn backup(repository: &mut Repository, request: &Request, progress: &dyn Pro
         let counts = parent.counts;
         progress.tell(Event::Total { entries: counts.files + counts.folders + counts.others, bytes: counts.bytes });
     }
-    let index = Arc::new(repository.index()?);
-    let reader = repository.reader(Arc::clone(&index));
-    let chunker = repository.chunker();
-    let writer = repository.writer(index, request.threads, request.dry_run)?;
-    let assembled = gather(request, &writer, &chunker, parent.as_ref().map(|p| (&reader, p)), progress);
-    let (assembled, added) = settle(repository, &reader, writer, assembled)?;
-    commit(repository, request, parent.map(|p| p.id), assembled, added)
+    let mut all_added = Added::default();
+    for attempt in 1.. {
+        let index = Arc::new(repository.index()?);
+        let reader = repository.reader(Arc::clone(&index));
+        let chunker = repository.chunker();
+        let writer = repository.writer(index, request.threads, request.dry_run)?;
+        let assembled = gather(request, &writer, &chunker, parent.as_ref().map(|p| (&reader, p)), progress);
+        let (assembled, added, found_damage) = settle(repository, &reader, writer, assembled)?;
+        all_added += added;
+        if !found_damage || attempt == TRIES {
+            return commit(repository, request, parent.map(|p| p.id), assembled, all_added);
+        }
+        // Blobs that were taken for known before the damage was met may lie in it.
+        progress.tell(Event::Note("damage was found in the repository: everything that is lost by it is stored again"));
+    }
+    Err(Error::Refused)
 }
 
 /// Makes a snapshot of one stream, as a file of this name. On return it is durable, unless this is a dry run.
@@ -99,13 +111,18 @@ pub fn backup_stream(
     request: &Request,
     name: &[u8],
     source: impl Read,
+    progress: &dyn Progress,
 ) -> Result<Snapshot> {
     let index = Arc::new(repository.index()?);
     let reader = repository.reader(Arc::clone(&index));
     let chunker = repository.chunker();
     let writer = repository.writer(index, request.threads, request.dry_run)?;
-    let assembled = gather_stream(request, &writer, &chunker, name, source);
-    let (assembled, added) = settle(repository, &reader, writer, assembled)?;
+    let assembled = gather_stream(request, &writer, &chunker, (name, source), progress);
+    let (assembled, added, _) = settle(repository, &reader, writer, assembled)?;
+    // Whoever stopped this has stopped the other end of the pipe, too: its end is not the end of the stream.
+    if progress.stop_wanted() {
+        return Err(Error::Interrupted);
+    }
     commit(repository, request, None, assembled, added)
 }
 
@@ -122,15 +139,16 @@ fn settle(
     reader: &Reader,
     writer: Writer,
     assembled: Result<Assembled>,
-) -> Result<(Assembled, Added)> {
+) -> Result<(Assembled, Added, bool)> {
     let finished = writer.finish();
-    repository.mark_bad(&reader.take_bad_frames())?;
+    let bad = reader.take_bad_frames();
+    repository.mark_bad(&bad)?;
     let (published, added) = match (finished, &assembled) {
         (Err(Error::Refused), Err(_)) => (Vec::new(), Added::default()),
         (finished, _) => finished?,
     };
     repository.catalogue_packs(&published)?;
-    Ok((assembled?, added))
+    Ok((assembled?, added, !bad.is_empty()))
 }
 
 fn commit(
@@ -190,7 +208,7 @@ fn gather(
     std::thread::scope(|scope| {
         for _ in 0..request.threads.max(1) {
             let (data, lists, jobs) = (writer.filler(Stream::Data), writer.filler(Stream::Tree), for_readers.clone());
-            let reader = ContentReader { chunker, owners: &owners, data, lists, buffer: Vec::new() };
+            let reader = ContentReader { chunker, owners: &owners, data, lists, buffer: Vec::new(), progress };
             scope.spawn(move || read_files(reader, &jobs, progress));
         }
         drop(for_readers);
@@ -228,12 +246,16 @@ fn gather_stream(
     request: &Request,
     writer: &Writer,
     chunker: &Chunker,
-    name: &[u8],
-    source: impl Read,
+    (name, source): (&[u8], impl Read),
+    progress: &dyn Progress,
 ) -> Result<Assembled> {
     let (mut data, mut lists) = (writer.filler(Stream::Data), writer.filler(Stream::Tree));
     let mut runs = Vec::new();
     let read = chunker.cut(source, u64::MAX, &mut Vec::new(), |chunk| {
+        if progress.stop_wanted() {
+            return Err(Failure::Whole(Error::Interrupted));
+        }
+        progress.tell(Event::Done { entries: 0, bytes: chunk.len() as u64 });
         runs.push(Run::Data { id: data.put(chunk)?, length_bytes: chunk.len() as u64 });
         Ok::<(), Failure>(())
     });
@@ -248,9 +270,9 @@ fn gather_stream(
     let metadata =
         |mode| Metadata { mode, owner: Arc::<Owner>::clone(&owner), mtime: request.time, xattrs: Arc::default() };
     let node = Node::File { size_bytes, content };
-    let file = Entry { name: name.to_vec(), metadata: metadata(0o600), node, link: None };
+    let file = Entry { name: name.to_vec(), metadata: metadata(0o600), node, link: None, partial: false };
     let node = Node::Folder { content: Content::default() };
-    let root = Entry { name: Vec::new(), metadata: metadata(0o755), node, link: None };
+    let root = Entry { name: Vec::new(), metadata: metadata(0o755), node, link: None, partial: false };
     let (tell, trust) = (|_: &Problem| {}, |file: &ReadFile| trusted(&file.stat, now()));
     let items = [Item::Open, Item::Whole(file, Stat::default()), Item::Close(root, Stat::default())];
     Assembler::new(writer.filler(Stream::Tree), &tell, &trust).run(items)

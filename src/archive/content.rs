@@ -7,6 +7,7 @@ use crate::{
     archive::metadata::{self, Handle, Owners},
     blobs::{chunker::Chunker, writer::Filler},
     error::{Error, Result},
+    progress::Progress,
     repo::{
         content::{Content, Run, fold},
         tree::{Metadata, Time},
@@ -20,6 +21,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 /// How often a file that changes meanwhile is read before that is a problem.
@@ -40,6 +42,8 @@ pub struct ReadFile {
     pub content: Content,
     /// Whether it changed while it was read.
     pub unsteady: bool,
+    /// Why attributes are missing, if any could not be read.
+    pub lacks: Option<String>,
 }
 
 /// Why a file could not be read: its own fault, or the whole operation's.
@@ -64,7 +68,6 @@ impl From<io::Error> for Failure {
 }
 
 /// Reads files into blobs; one for each thread.
-#[derive(Debug)]
 pub struct ContentReader<'a> {
     /// Decides the cuts.
     pub chunker: &'a Chunker,
@@ -76,6 +79,8 @@ pub struct ContentReader<'a> {
     pub lists: Filler,
     /// Room that is used again from file to file.
     pub buffer: Vec<u8>,
+    /// Who may ask for a stop, in the middle of a large file, too.
+    pub progress: &'a dyn Progress,
 }
 
 /// The time by the clock that file systems stamp with.
@@ -111,8 +116,11 @@ impl ContentReader<'_> {
             if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
                 return Err(Failure::File("read", io::Error::other("it is no regular file any more")));
             }
-            let xattrs = metadata::read_xattrs(Handle::Open(file.as_fd()));
-            let xattrs = xattrs.map_err(|e| Failure::File("read the attributes of", e))?;
+            let (xattrs, lacks) = match metadata::read_xattrs(Handle::Open(file.as_fd())) {
+                Ok(xattrs) => (xattrs, None),
+                // The content counts for more than its attributes.
+                Err(e) => (Arc::default(), Some(e.to_string())),
+            };
             let (size_bytes, content) = self.read_content(&file, &before)?;
             let after = stat(&file)?;
             tries += 1;
@@ -120,7 +128,7 @@ impl ContentReader<'_> {
             let unsteady = before.st_size != after.st_size || !same(metadata::mtime) || !same(metadata::ctime);
             if !unsteady || tries == TRIES {
                 let metadata = metadata::metadata(&before, self.owners, xattrs);
-                return Ok(ReadFile { metadata, stat: before, began, size_bytes, content, unsteady });
+                return Ok(ReadFile { metadata, stat: before, began, size_bytes, content, unsteady, lacks });
             }
         }
     }
@@ -187,8 +195,11 @@ impl ContentReader<'_> {
     }
 
     fn read_stretch(&mut self, file: &File, from: u64, limit_bytes: u64, runs: &mut Vec<Run>) -> Result<u64, Failure> {
-        let data = &mut self.data;
+        let (data, progress) = (&mut self.data, self.progress);
         self.chunker.cut(Stretch { file, at: from }, limit_bytes, &mut self.buffer, |chunk| {
+            if progress.stop_wanted() {
+                return Err(Failure::Whole(Error::Interrupted));
+            }
             runs.push(Run::Data { id: data.put(chunk)?, length_bytes: chunk.len() as u64 });
             Ok::<(), Failure>(())
         })

@@ -166,6 +166,10 @@ impl Dump<'_, '_> {
             }
             Node::Symlink { target } => {
                 header.set_entry_type(EntryType::Symlink);
+                // Exactly as it was written, double slashes and dots included, where the header has room for it.
+                if header.set_link_name_literal(target).is_ok() {
+                    return self.builder.append_data(&mut header, name(path), io::empty());
+                }
                 return self.builder.append_link(&mut header, name(path), name(target));
             }
             Node::Folder { .. } => header.set_entry_type(EntryType::Directory),

@@ -62,6 +62,21 @@ pub struct WalkOptions<'a> {
     pub skip: &'a [(u64, u64)],
 }
 
+/// An inode with several names, as it was when one of them was met.
+struct Inode {
+    link: u64,
+    size: i64,
+    mtime: Time,
+    ctime: Time,
+    linked: Linked,
+}
+
+impl Inode {
+    fn is_as(&self, stat: &rustix::fs::Stat) -> bool {
+        (self.size, self.mtime, self.ctime) == (stat.st_size, metadata::mtime(stat), metadata::ctime(stat))
+    }
+}
+
 /// Where the content of an inode with several names is, once its first name was met.
 #[derive(Clone)]
 enum Linked {
@@ -94,7 +109,7 @@ pub struct Walker<'a> {
     items: Sender<Item>,
     jobs: Sender<Job>,
     open: OpenBatch,
-    links: HashMap<(u64, u64), (u64, Linked)>,
+    links: HashMap<(u64, u64), Inode>,
     path: Vec<u8>,
     levels: Vec<Level<'a>>,
 }
@@ -181,7 +196,8 @@ impl<'a> Walker<'a> {
         }
         let metadata = metadata::metadata(&found.stat, self.owners, xattrs);
         let node = Node::Folder { content: Content::default() };
-        let own = (Entry { name: found.name, metadata, node, link: None }, trusted(&found.stat, looked));
+        let own =
+            (Entry { name: found.name, metadata, node, link: None, partial: false }, trusted(&found.stat, looked));
         let Ok(folder) = opened else { return self.tell(Item::Close(own.0, own.1)) };
         let parent = self.parent.zip(parent).and_then(|(reader, (entry, stat))| match &entry.node {
             Node::Folder { content } => Some(listing(reader, content, stat.folder.as_ref()).peekable()),
@@ -207,7 +223,7 @@ impl<'a> Walker<'a> {
         if self.options.skip.contains(&(own.stat.st_dev, own.stat.st_ino)) {
             let path = String::from_utf8_lossy(&self.path);
             self.progress.tell(Event::Note(&format!("{path} is left out: it is the repository itself")));
-            return Ok(Vec::new());
+            return self.tell(Item::LeftOut).map(|()| Vec::new());
         }
         let mut names = match plan {
             Plan::Through(names) => names.keys().cloned().collect(),
@@ -223,6 +239,7 @@ impl<'a> Walker<'a> {
         let tag = CACHE_TAG_NAME.as_bytes();
         if self.options.exclude_caches && names.iter().any(|n| n == tag) && is_cache_tag(folder.as_fd()) {
             names.retain(|n| n == tag);
+            self.tell(Item::LeftOut)?;
         }
         let mut found = Vec::with_capacity(names.len());
         let path_bytes = self.path.len();
@@ -259,7 +276,7 @@ impl<'a> Walker<'a> {
             Plan::Through(names) => names.get(&found.name).unwrap_or(&Plan::Source),
         };
         if matches!(level.plan, Plan::Source) && self.options.exclude.matches(&self.path, is_folder) {
-            return Ok(());
+            return self.tell(Item::LeftOut);
         }
         let parent = level.parent.as_mut().and_then(|parent| advance(parent, &found.name));
         if is_folder {
@@ -302,34 +319,40 @@ impl<'a> Walker<'a> {
         let metadata = metadata::metadata(&found.stat, self.owners, Arc::default());
         let node = Node::Folder { content: Content::default() };
         self.tell(Item::Open)?;
-        self.tell(Item::Close(Entry { name: found.name, metadata, node, link: None }, trusted(&found.stat, now())))
+        let entry = Entry { name: found.name, metadata, node, link: None, partial: true };
+        self.tell(Item::Close(entry, trusted(&found.stat, now())))
     }
 
-    /// The id that all names of an inode share, and where its content is if this is not its first name.
-    fn link(&self, stat: &rustix::fs::Stat) -> Option<(u64, Option<Linked>)> {
+    /// The id that all names of an inode share, and where its content is if this is not its first name. An inode that
+    /// has changed since its other names were met, or whose number serves another file by now, begins anew.
+    fn link(&mut self, stat: &rustix::fs::Stat) -> Result<(Option<u64>, Option<Linked>), Ended> {
         if stat.st_nlink < 2 {
-            return None;
+            return Ok((None, None));
         }
+        let own = blake3::hash(&self.path).as_bytes().first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
         match self.links.get(&(stat.st_dev, stat.st_ino)) {
-            Some((id, linked)) => Some((*id, Some(linked.clone()))),
-            None => {
-                Some((blake3::hash(&self.path).as_bytes().first_chunk().map_or(0, |b| u64::from_le_bytes(*b)), None))
+            Some(inode) if inode.is_as(stat) => Ok((Some(inode.link), Some(inode.linked.clone()))),
+            None => Ok((Some(own), None)),
+            Some(_) => {
+                let cause = io::Error::other("it has changed since its other names were stored");
+                self.problem("keep the link of", &cause).map(|()| (Some(own), None))
             }
         }
     }
 
     fn remember(&mut self, stat: &rustix::fs::Stat, link: Option<u64>, linked: Linked) {
-        if let Some(id) = link {
-            self.links.insert((stat.st_dev, stat.st_ino), (id, linked));
+        if let Some(link) = link {
+            let (size, mtime, ctime) = (stat.st_size, metadata::mtime(stat), metadata::ctime(stat));
+            self.links.insert((stat.st_dev, stat.st_ino), Inode { link, size, mtime, ctime, linked });
         }
     }
 
     fn take_file(&mut self, found: Found, parent: Option<(Entry, Stat)>) -> Result<(), Ended> {
         let size = u64::try_from(found.stat.st_size).unwrap_or_default();
-        let (link, known) = self.link(&found.stat).map_or((None, None), |(id, known)| (Some(id), known));
+        let (link, known) = self.link(&found.stat)?;
         if let Some(Linked::Reading(batch, position)) = known {
-            let path = self.path.clone();
-            return self.tell(Item::Reading { name: found.name, link, batch, position, path });
+            let (path, inode) = (self.path.clone(), (found.stat.st_ino, false));
+            return self.tell(Item::Reading { name: found.name, link, batch, position, inode, path });
         }
         let looked = now();
         if let Some((entry, stat)) = parent.and_then(|parent| self.unchanged(&found, parent)) {
@@ -340,14 +363,14 @@ impl<'a> Walker<'a> {
         if let Some(Linked::Whole(node)) = known {
             let xattrs = self.xattrs_of(&found)?;
             let metadata = metadata::metadata(&found.stat, self.owners, xattrs);
-            return self
-                .tell(Item::Whole(Entry { name: found.name, metadata, node, link }, trusted(&found.stat, looked)));
+            let entry = Entry { name: found.name, metadata, node, link, partial: false };
+            return self.tell(Item::Whole(entry, trusted(&found.stat, looked)));
         }
         let Some(level) = self.levels.last() else { return Ok(()) };
         let (batch, position) = self.open.add(Arc::clone(&level.folder), found.name.clone(), size);
         self.remember(&found.stat, link, Linked::Reading(Arc::clone(&batch), position));
-        let path = self.path.clone();
-        self.tell(Item::Reading { name: found.name, link, batch, position, path })
+        let (path, inode) = (self.path.clone(), (found.stat.st_ino, true));
+        self.tell(Item::Reading { name: found.name, link, batch, position, inode, path })
     }
 
     /// The entry as the parent has it, if nothing says that it has changed and all of its content can still be had.
@@ -406,11 +429,12 @@ impl<'a> Walker<'a> {
             _ => return self.problem("store", &io::Error::other("it is of a kind that xsnap does not know")),
         };
         let xattrs = self.xattrs_of(&found)?;
-        let link = self.link(&found.stat).map(|(id, _)| id);
+        let (link, _) = self.link(&found.stat)?;
         self.remember(&found.stat, link, Linked::Whole(node.clone()));
         let metadata: Metadata = metadata::metadata(&found.stat, self.owners, xattrs);
         self.progress.tell(Event::Done { entries: 1, bytes: 0 });
-        self.tell(Item::Whole(Entry { name: found.name, metadata, node, link }, trusted(&found.stat, now())))
+        let entry = Entry { name: found.name, metadata, node, link, partial: false };
+        self.tell(Item::Whole(entry, trusted(&found.stat, now())))
     }
 }
 

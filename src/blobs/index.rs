@@ -9,7 +9,10 @@ use crate::{
     storage::envelope::Kind,
 };
 use hashbrown::HashTable;
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// A pack as the index knows it.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ pub struct IndexedPack {
 }
 
 /// A frame as the index knows it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct IndexedFrame {
     /// Which pack of the index it lies in.
     pub pack: u32,
@@ -33,10 +36,16 @@ pub struct IndexedFrame {
     pub offset_bytes: u64,
     /// How long it is there, in bytes.
     pub frame_bytes: u32,
-    /// Known to be damaged.
-    bad: bool,
+    /// Known to be damaged: marked in the catalogue, or met by a reader since.
+    bad: AtomicBool,
     /// The blobs it leans on.
     bases: Box<[BlobId]>,
+}
+
+impl IndexedFrame {
+    fn is_bad(&self) -> bool {
+        self.bad.load(Ordering::Relaxed)
+    }
 }
 
 /// One place where a blob lies.
@@ -92,7 +101,7 @@ impl Index {
                 pack,
                 offset_bytes: frame.offset_bytes,
                 frame_bytes: frame.frame_bytes,
-                bad: bad.contains(&number),
+                bad: AtomicBool::new(bad.contains(&number)),
                 bases: frame.bases.iter().filter_map(|b| toc.base(*b)).collect(),
             });
             for (position, (id, length)) in (0_u32..).zip(blobs.by_ref().take(frame.blobs as usize)) {
@@ -154,9 +163,16 @@ impl Index {
     pub fn is_healthy(&self, frame: u32) -> bool {
         let plain_place = |id: &BlobId| {
             let mut frames = self.places_iter(id).filter_map(|p| self.frames.get(p.frame as usize));
-            frames.any(|f| !f.bad && f.bases.is_empty())
+            frames.any(|f| !f.is_bad() && f.bases.is_empty())
         };
-        self.frames.get(frame as usize).is_some_and(|f| !f.bad && f.bases.iter().all(plain_place))
+        self.frames.get(frame as usize).is_some_and(|f| !f.is_bad() && f.bases.iter().all(plain_place))
+    }
+
+    /// Takes note that a frame was found damaged: from now on what lies in it alone is not known.
+    pub fn mark_bad(&self, frame: u32) {
+        if let Some(frame) = self.frames.get(frame as usize) {
+            frame.bad.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether a frame leans on others.

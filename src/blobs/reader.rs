@@ -224,6 +224,7 @@ impl Reader {
     }
 
     fn mark(&self, frame: u32) {
+        self.index.mark_bad(frame);
         if let Some((_, pack, number)) = self.index.frame(frame) {
             lock(&self.bad).insert((pack.name.clone(), number));
         }

@@ -77,6 +77,14 @@ pub struct Added {
     pub stored_bytes: u64,
 }
 
+impl std::ops::AddAssign for Added {
+    fn add_assign(&mut self, more: Self) {
+        self.blobs += more.blobs;
+        self.raw_bytes += more.raw_bytes;
+        self.stored_bytes += more.stored_bytes;
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     secrets: Arc<Secrets>,

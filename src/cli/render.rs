@@ -195,7 +195,8 @@ impl Screen {
             return Ok(writeln!(io::stderr(), "{text}")?);
         }
         match writeln!(io::stdout().lock(), "{text}") {
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            // Whoever reads only the first lines still wants to know how it ended.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             written => Ok(written?),
         }
     }
@@ -206,6 +207,14 @@ impl Screen {
     /// Those of writing.
     pub fn say(&self, text: &str) -> anyhow::Result<()> {
         if self.json || self.quiet { Ok(()) } else { self.line(text) }
+    }
+
+    /// Writes a line of the report for people even where nothing but bad news is wanted.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn alarm(&self, text: &str) -> anyhow::Result<()> {
+        if self.json { Ok(()) } else { self.line(text) }
     }
 
     /// Writes an object of the report for programs.
@@ -352,6 +361,9 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::MediumGone { .. } => {
             "Plug it in again and mount it. Snapshots made earlier are whole; the next run goes on where this one stopped.".into()
+        }
+        Error::MediumReadOnly { .. } => {
+            "Mount it for writing. If it was: Linux makes a file system read-only when it meets errors in it; check it first.".into()
         }
         Error::MediumFull { .. } => "Snapshots made earlier are whole. Make room, or take another medium, and run it again.".into(),
         Error::Damaged { .. } | Error::Missing { .. } => {

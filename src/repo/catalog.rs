@@ -76,7 +76,9 @@ impl Catalog {
     /// Only where SQLite cannot even work in memory.
     pub fn open(path: Option<&Path>, repository: RepositoryId) -> Outcome<Self> {
         let identity = repository.to_string();
-        if let Some(path) = path {
+        // A link on the way to the repository is the user's own; one in the catalogue's place is not.
+        let real = path.and_then(|path| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?)));
+        if let Some(path) = real.as_deref() {
             if let Ok(catalog) = Self::open_file(path, &identity) {
                 return Ok(catalog);
             }

@@ -23,10 +23,19 @@ pub struct InitOptions {
     pub config: Config,
     /// Encrypted under this password, if any.
     pub password: Option<Password>,
-    /// Use this identity key, so that ids are those of another repository.
-    pub identity: Option<[u8; 32]>,
+    /// By which key its blobs are named.
+    pub naming: Naming,
     /// What opening a key slot costs.
     pub cost: Cost,
+}
+
+/// By which key the blobs of a new repository are named.
+#[derive(Debug, Clone, Copy)]
+pub enum Naming {
+    /// A key of its own where it is encrypted, else none.
+    Own,
+    /// As in another repository: by its identity key, or by none.
+    Like(Option<[u8; 32]>),
 }
 
 /// Makes a repository. On return it is there, durably, config and keys twice. What an interrupted attempt has left goes.
@@ -64,8 +73,11 @@ fn write_first(storage: &dyn Storage, options: &InitOptions) -> Result<()> {
     let secrets = match &options.password {
         None => Secrets::plain(),
         Some(password) => {
-            let identity = options.identity.map_or_else(random, Ok).map_err(no_chance)?;
-            let secrets = keys::draw(Some(identity))?;
+            let identity = match options.naming {
+                Naming::Own => Some(random().map_err(no_chance)?),
+                Naming::Like(identity) => identity,
+            };
+            let secrets = keys::draw(identity)?;
             let name = keys::draw_name()?;
             let body = keys::seal_slot(&secrets, password, options.cost, &name)?;
             paired::put(storage, Folder::Keys, &Label { kind: Kind::Key, repository, name }, &body)?;

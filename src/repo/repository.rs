@@ -87,12 +87,20 @@ impl Repository {
         if find_config(storage.as_ref())?.is_none() {
             return Err(Error::NoRepository { location });
         }
+        if access != Access::Read {
+            // A folder or a lock file that was lost is made again, and a medium that cannot be written says so now.
+            storage.prepare().map_err(|e| Error::storage("write to", &location, e))?;
+        }
         let mut notes = Vec::new();
         let guard = take_lock(storage.as_ref(), access, &mut notes)?;
         let found = find_config(storage.as_ref())?.ok_or(Error::NoRepository { location: location.clone() })?;
         let config_object = Folder::Config.object(&found.name);
         if access != Access::Read {
             found.clear.allow_writing(&config_object)?;
+        }
+        if !found.clear.encrypted && !paired::list(storage.as_ref(), Folder::Keys, keys::is_slot_name)?.is_empty() {
+            let why = "it says that nothing is encrypted, and there are keys: it was put there by somebody else";
+            return Err(Error::damaged(config_object, why));
         }
         let secrets = match (found.clear.encrypted, credentials) {
             (false, Credentials::Given(_)) => return Err(Error::PasswordUnexpected { location }),
@@ -155,7 +163,12 @@ impl Repository {
         match first {
             Ok(done) => Ok(done),
             Err(_) => {
-                *self.catalog() = Catalog::in_memory(self.id).map_err(catalog_failed)?;
+                let fresh = Catalog::in_memory(self.id).map_err(catalog_failed)?;
+                // Losing marks costs another check; those that can still be read are kept.
+                for (pack, frames) in self.catalog().bad_frames().unwrap_or_default() {
+                    fresh.mark_bad(frames.into_iter().map(|frame| (&pack, frame))).map_err(catalog_failed)?;
+                }
+                *self.catalog() = fresh;
                 let rows = self.missing_packs(&HashMap::new(), &listed(self.storage.as_ref(), Folder::Packs)?)?;
                 let catalog = self.catalog();
                 rows.iter().try_for_each(|row| catalog.put_pack(row)).map_err(catalog_failed)?;

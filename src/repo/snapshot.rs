@@ -89,6 +89,9 @@ pub struct Snapshot {
     pub extensions: Extensions,
 }
 
+/// The extension that says that something that was in the root folder is not here; it has no bytes.
+const PARTIAL_ROOT_TAG: u32 = 1;
+
 /// How many problems are recorded one by one.
 pub const MAX_PROBLEMS: usize = 1000;
 
@@ -144,6 +147,7 @@ impl Snapshot {
         let Node::Folder { content } = &self.root.node else {
             return Err(Error::Usage("the root of a snapshot is a folder".into()));
         };
+        let partial = self.root.partial.then_some((PARTIAL_ROOT_TAG, Vec::new())).into_iter();
         let stored = Stored {
             id: self.id,
             time: self.time,
@@ -167,7 +171,7 @@ impl Snapshot {
             problems: self.problems.clone(),
             protected: self.protected,
             program: self.program.clone(),
-            extensions: self.extensions.clone(),
+            extensions: partial.chain(self.extensions.iter().cloned()).collect(),
         };
         secrets.seal_body(name, &[], &codec::encode(&stored))
     }
@@ -190,6 +194,9 @@ impl Snapshot {
         let metadata = Metadata { mode: s.mode & 0o7777, owner: Arc::new(s.owner), mtime: s.mtime, xattrs };
         let node = Node::Folder { content: load_content(&s.content, object)? };
         let stats = s.stats.as_ref().map(|stats| load_content(stats, object)).transpose()?;
+        let (partial, extensions) =
+            s.extensions.into_iter().partition::<Extensions, _>(|(tag, _)| *tag == PARTIAL_ROOT_TAG);
+        let partial = !partial.is_empty();
         Ok(Self {
             id: s.id,
             time: s.time,
@@ -199,14 +206,14 @@ impl Snapshot {
             tags: s.tags,
             label: s.label,
             parent: s.parent,
-            root: Entry { name: Vec::new(), metadata, node, link: None },
+            root: Entry { name: Vec::new(), metadata, node, link: None, partial },
             root_stat: Stat { ctime: s.ctime, inode: s.inode, device: s.device, folder: stats },
             counts: s.counts,
             complete: s.complete,
             problems: s.problems,
             protected: s.protected,
             program: s.program,
-            extensions: s.extensions,
+            extensions,
         })
     }
 

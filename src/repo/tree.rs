@@ -96,7 +96,13 @@ pub struct Entry {
     pub node: Node,
     /// Shared by all names of one inode: a hash of the path of the first of them.
     pub link: Option<u64>,
+    /// For a folder: whether something that was in it is not here, because it was left out or could not be read. What
+    /// is missing here says nothing then.
+    pub partial: bool,
 }
+
+/// The extension that says that an entry is partial; it has no bytes.
+const PARTIAL_TAG: u32 = 1;
 
 /// What only change detection needs, parallel to the entries of a tree piece.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -242,7 +248,7 @@ pub fn encode_piece(entries: &[Entry]) -> Vec<u8> {
             Node::Socket => StoredNode::Socket,
         },
         link: entry.link,
-        extensions: Vec::new(),
+        extensions: if entry.partial { vec![(PARTIAL_TAG, Vec::new())] } else { Vec::new() },
     };
     let entries = entries.iter().map(store).collect();
     codec::encode(&StoredPiece {
@@ -302,7 +308,8 @@ pub fn decode_piece(bytes: &[u8], object: &str) -> Result<Vec<Entry>> {
         if metadata.mtime.nanoseconds >= 1_000_000_000 {
             return Err(bad("an entry has an impossible time"));
         }
-        entries.push(Entry { name: entry.name, metadata, node, link: entry.link });
+        let partial = entry.extensions.iter().any(|(tag, _)| *tag == PARTIAL_TAG);
+        entries.push(Entry { name: entry.name, metadata, node, link: entry.link, partial });
     }
     ids.end()?;
     Ok(entries)
@@ -354,6 +361,7 @@ mod tests {
             metadata: Metadata { mode: 0o4755, owner, mtime, xattrs },
             node: Node::File { size_bytes, content: Content { depth: 0, runs } },
             link: Some(77),
+            partial: false,
         }
     }
 
@@ -363,6 +371,7 @@ mod tests {
         let mut entries = vec![file("a", vec![data, Run::Hole { length_bytes: 1 << 40 }]), file("b", vec![])];
         entries.push(Entry { name: vec![0xff], node: Node::Symlink { target: vec![0xfe] }, ..file("x", vec![]) });
         entries[1].metadata = Metadata::default();
+        entries[1].partial = true;
         assert_eq!(decode_piece(&encode_piece(&entries), "t").unwrap(), entries);
         let folder = Some(Content { depth: 1, runs: vec![data] });
         let stats = vec![Stat { ctime: Some(Time::default()), inode: 7, device: 9, folder }, Stat::default()];

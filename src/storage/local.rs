@@ -180,7 +180,10 @@ impl Storage for LocalStorage {
             name == LOCK_FILE || name.starts_with(CATALOG_FILE) || Folder::ALL.iter().any(|f| f.as_str() == name)
         };
         let of_the_medium = |name: &str| {
-            name.starts_with('.') || name == "lost+found" || name.eq_ignore_ascii_case("System Volume Information")
+            let name = name.to_ascii_lowercase();
+            let left_by_repair = name.starts_with("fsck") && name.ends_with(".rec");
+            let known = ["lost+found", "system volume information", "$recycle.bin", "recycler"];
+            name.starts_with('.') || left_by_repair || known.contains(&name.as_str())
         };
         match std::fs::read_dir(&self.root) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),

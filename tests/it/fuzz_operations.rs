@@ -24,7 +24,7 @@ use xsnap::{
     repo::{
         check::{ReadData, check},
         config::Config,
-        init::InitOptions,
+        init::{InitOptions, Naming},
         keys::Cost,
         listing::find,
         opening::{Access, Credentials},
@@ -79,7 +79,7 @@ impl World {
         fs::create_dir(&source).unwrap();
         let chunks = ChunkSizes { min_bytes: 64, avg_bytes: 256, max_bytes: 1024 };
         let config = Config { chunks, level: 1, ..Config::default() };
-        let options = InitOptions { config, password: None, identity: None, cost: Cost::DEFAULT };
+        let options = InitOptions { config, password: None, naming: Naming::Own, cost: Cost::DEFAULT };
         drop(Repository::init(Arc::new(LocalStorage::new(&repository)), options).unwrap());
         let source = source.canonicalize().unwrap();
         Self { _folder: folder, source, repository, files: Files::new(), snapshots: Vec::new(), damaged: false }

@@ -35,7 +35,7 @@ use xsnap::{
     repo::{
         check::{ReadData, Report, check},
         config::Config,
-        init::InitOptions,
+        init::{InitOptions, Naming},
         keys::{Cost, Password},
         listing::find,
         opening::{Access, Credentials},
@@ -330,7 +330,7 @@ fn make_the_golden_repositories() {
         let options = InitOptions {
             config: Config { chunks, ..Config::default() },
             password: password.clone(),
-            identity: None,
+            naming: Naming::Own,
             cost: Cost { memory_kib: 1024, passes: 1, lanes: 1 },
         };
         fs::create_dir_all(golden(name)).unwrap();

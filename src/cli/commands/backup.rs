@@ -21,7 +21,7 @@ use xsnap::{
     error::Error,
     repo::{
         config::Config,
-        init::InitOptions,
+        init::{InitOptions, Naming},
         keys::{Cost, Password},
         opening::{Access, Credentials, Presence, probe},
         repository::Repository,
@@ -46,18 +46,18 @@ pub fn init(session: &Session<'_>, words: &Init) -> Result<u8> {
     let storage = session.storage()?;
     let mut config = Config { level: words.compression, ..Config::default() };
     let given = session.given_password()?;
-    let mut identity = None;
+    let mut naming = Naming::Own;
     if let Some(other) = &words.like {
         let likeness =
             like(other, words.like_password_file.as_deref(), given.clone(), words.encrypt || given.is_some())?;
-        (identity, config.chunks) = (likeness.0, likeness.1);
+        (naming, config.chunks) = (Naming::Like(likeness.0), likeness.1);
     }
     let password = match given {
         Some(password) => Some(password),
         None if words.encrypt => Some(session.ask_new_password()?),
         None => None,
     };
-    make(session, storage, InitOptions { config, password, identity, cost: Cost::DEFAULT }).map(|_| 0)
+    make(session, storage, InitOptions { config, password, naming, cost: Cost::DEFAULT }).map(|_| 0)
 }
 
 /// What the other repository names its blobs by, and where it cuts.
@@ -106,7 +106,8 @@ fn open_or_make(session: &Session<'_>, words: &Backup) -> Result<Repository> {
     session.refuse_unmounted(path, words.allow_unmounted)?;
     let storage = session.storage()?;
     if probe(storage.as_ref())? != Presence::Nothing {
-        return session.open_at(storage, Access::Write);
+        let access = if words.dry_run { Access::Read } else { Access::Write };
+        return session.open_at(storage, access);
     }
     if words.dry_run {
         bail!(Error::NoRepository { location: storage.location() });
@@ -115,7 +116,11 @@ fn open_or_make(session: &Session<'_>, words: &Backup) -> Result<Repository> {
     if password.is_none() && std::io::stdin().is_terminal() && !is_confirmed(path)? {
         bail!(Error::Usage("nothing was made; `xsnap init --encrypt` makes an encrypted repository".into()));
     }
-    make(session, storage, InitOptions { config: Config::default(), password, identity: None, cost: Cost::DEFAULT })
+    make(
+        session,
+        storage,
+        InitOptions { config: Config::default(), password, naming: Naming::Own, cost: Cost::DEFAULT },
+    )
 }
 
 fn is_confirmed(path: &Path) -> Result<bool> {
@@ -134,7 +139,9 @@ pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
     request.skip = own.map(|m| (m.dev(), m.ino())).into_iter().collect();
     session.screen.begin("backup");
     let made = match &words.stdin {
-        Some(name) => backup_stream(&mut repository, &request, name.as_bytes(), std::io::stdin().lock()),
+        Some(name) => {
+            backup_stream(&mut repository, &request, name.as_bytes(), std::io::stdin().lock(), session.screen)
+        }
         None => back_up(&mut repository, &request, session.screen),
     };
     session.screen.end();

@@ -76,13 +76,13 @@ fn word(severity: Severity) -> &'static str {
 
 fn show_finding(session: &Session<'_>, finding: &Finding) -> Result<()> {
     let (object, why, severity) = (finding.object.as_str(), finding.why.as_str(), word(finding.severity));
-    session.screen.say(&format!("{severity}: {}: {}", clean(object.as_bytes()), clean(why.as_bytes())))?;
+    session.screen.alarm(&format!("{severity}: {}: {}", clean(object.as_bytes()), clean(why.as_bytes())))?;
     session.screen.object(&JsonFinding { message: "finding", severity, object, why })
 }
 
 fn show_touched(session: &Session<'_>, touched: &Touched) -> Result<()> {
     let id = touched.snapshot.short();
-    session.screen.say(&format!("touched: {id}:{}: {}", clean(&touched.path), clean(touched.why.as_bytes())))?;
+    session.screen.alarm(&format!("touched: {id}:{}: {}", clean(&touched.path), clean(touched.why.as_bytes())))?;
     let (snapshot, path, why) = (touched.snapshot.to_string(), json_bytes(&touched.path), touched.why.as_str());
     session.screen.object(&JsonTouched { message: "touched", snapshot, path, why })
 }

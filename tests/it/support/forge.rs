@@ -65,6 +65,7 @@ fn entry(name: &[u8], node: Node) -> Entry {
         metadata: Metadata { mode: 0o755, owner, mtime, xattrs: Arc::default() },
         node,
         link: None,
+        partial: false,
     }
 }
 

@@ -33,7 +33,7 @@ use xsnap::{
     repo::{
         config::Config,
         content::Content,
-        init::InitOptions,
+        init::{InitOptions, Naming},
         keys::{Cost, Password},
         listing::{find, listing, runs},
         opening::{Access, Credentials},
@@ -118,7 +118,7 @@ impl Progress for Heard {
 /// Makes a repository.
 pub fn init(storage: &Arc<dyn Storage>, password: Option<&str>) -> Result<Repository> {
     let password = password.map(|p| Password::new(p.into()));
-    let options = InitOptions { config: small_config(), password, identity: None, cost: CHEAP };
+    let options = InitOptions { config: small_config(), password, naming: Naming::Own, cost: CHEAP };
     Repository::init(Arc::clone(storage), options)
 }
 
