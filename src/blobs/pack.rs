@@ -96,15 +96,43 @@ impl Toc {
         bytes
     }
 
+    /// Seals a table that was made again, under a fresh salt: its pack's own table, which may be another one, has been
+    /// sealed under the pack's key and the number that is for tables.
+    fn seal_again(&self, secrets: &Secrets, name: &ObjectName, kind: Kind) -> Result<Vec<u8>> {
+        secrets.seal_body(name, &[kind.byte()], &codec::encode(self))
+    }
+
+    /// Opens what a reader of packs keeps of one: its own table as it was sealed, or one that was made again.
+    ///
+    /// # Errors
+    /// `Damaged`, naming `object`.
+    pub fn open_kept(
+        secrets: &Secrets,
+        name: &ObjectName,
+        kind: Kind,
+        sealed: &[u8],
+        pack_bytes: u64,
+        object: &str,
+    ) -> Result<Self> {
+        match secrets.open_body(name, &[kind.byte()], sealed) {
+            Some(bytes) => Self::decode(&bytes, pack_bytes, object),
+            None => Self::open(&secrets.sealer(name), kind, sealed, pack_bytes, object),
+        }
+    }
+
     /// Opens a sealed table and checks that its parts agree with each other and fit into a pack of `pack_bytes`.
     ///
     /// # Errors
     /// `Damaged`, naming `object`.
     pub fn open(sealer: &Sealer, kind: Kind, sealed: &[u8], pack_bytes: u64, object: &str) -> Result<Self> {
+        let bytes = sealer.open(TOC_PART, &[kind.byte()], sealed);
+        let bytes = bytes.ok_or_else(|| Error::damaged(object, "its table does not match its proof"))?;
+        Self::decode(&bytes, pack_bytes, object)
+    }
+
+    fn decode(bytes: &[u8], pack_bytes: u64, object: &str) -> Result<Self> {
         let bad = |why: &str| Error::damaged(object, why);
-        let bytes =
-            sealer.open(TOC_PART, &[kind.byte()], sealed).ok_or_else(|| bad("its table does not match its proof"))?;
-        let toc: Self = codec::decode(&bytes, object)?;
+        let toc: Self = codec::decode(bytes, object)?;
         let blobs = toc.frames.iter().try_fold(0_usize, |sum, f| sum.checked_add(f.blobs as usize));
         let whole = toc.ids.len().is_multiple_of(BlobId::BYTES) && toc.bases.len().is_multiple_of(BlobId::BYTES);
         if !whole || blobs != Some(toc.lengths.len()) || blobs != Some(toc.ids.len() / BlobId::BYTES) {
@@ -206,7 +234,7 @@ pub struct FoundToc {
     pub kind: Kind,
     /// The table.
     pub toc: Toc,
-    /// The table as sealed.
+    /// The table as sealed, to be opened with `Toc::open_kept`.
     pub sealed_toc: Vec<u8>,
     /// What was wrong, where the table had to be made again from the frames.
     pub mended: Option<String>,
@@ -242,7 +270,7 @@ pub fn read_toc(
             let toc = search(storage, secrets, &sealer, name, length_bytes)?;
             // A pack of unknown kind is looked through whenever trees are wanted, and whenever everything is.
             let kind = kind.unwrap_or(Kind::TreePack);
-            Ok(FoundToc { kind, sealed_toc: toc.seal(&sealer, kind), toc, mended: Some(e.to_string()) })
+            Ok(FoundToc { kind, sealed_toc: toc.seal_again(secrets, name, kind)?, toc, mended: Some(e.to_string()) })
         }
         (Err(e), _) => Err(e),
     }

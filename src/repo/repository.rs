@@ -374,7 +374,7 @@ impl Repository {
         let none = HashSet::new();
         let open = |row: &PackRow| {
             let object = Folder::Packs.object(&row.name);
-            Toc::open(&self.secrets.sealer(&row.name), row.kind, &row.toc, row.length_bytes, &object)
+            Toc::open_kept(&self.secrets, &row.name, row.kind, &row.toc, row.length_bytes, &object)
         };
         for name in self.with_catalog(|catalog| catalog.pack_names(kind))? {
             let Some(row) = self.with_catalog(|catalog| catalog.pack(&name))? else { continue };
