@@ -1,5 +1,5 @@
-//! The words of `format-spec` once more as code, written after the text and not after the program: sealing with a given
-//! salt, and cutting. What the program and this agree on, somebody else can make from the text alone.
+//! The words of `format-spec` once more as code, apart from the program's own: sealing with a given salt, envelopes, and
+//! cutting. Where the program and this agree, the text can be followed.
 
 use chacha20poly1305::{ChaCha20Poly1305, Key, KeyInit, Nonce, aead::AeadInOut};
 
