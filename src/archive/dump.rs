@@ -195,13 +195,46 @@ impl Dump<'_, '_> {
             records.push(("mtime".into(), pax_time(time.seconds, time.nanoseconds).into_bytes()));
         }
         for (name, value) in metadata.xattrs.iter() {
-            records.push((format!("SCHILY.xattr.{}", String::from_utf8_lossy(name)), value.clone()));
+            // Unpackers take access lists as text only.
+            let list = name.strip_prefix(b"system.posix_acl_").filter(|kind| matches!(*kind, b"access" | b"default"));
+            if let Some((kind, text)) = list.zip(acl_text(value)) {
+                records.push((format!("SCHILY.acl.{}", String::from_utf8_lossy(kind)), text.into_bytes()));
+                continue;
+            }
+            // The first `=` of a record ends its keyword: unpackers take it, and the sign that hides it, in this form.
+            let name = String::from_utf8_lossy(name).replace('%', "%25").replace('=', "%3D");
+            records.push((format!("SCHILY.xattr.{name}"), value.clone()));
         }
         if records.is_empty() {
             return Ok(());
         }
         self.builder.append_pax_extensions(records.iter().map(|(key, value)| (key.as_str(), value.as_slice())))
     }
+}
+
+/// An access list as text, from the form in which Linux keeps it; nothing where it is of a form that is not known.
+fn acl_text(value: &[u8]) -> Option<String> {
+    let (version, entries) = value.split_first_chunk()?;
+    if u32::from_le_bytes(*version) != 2 || entries.len() % 8 != 0 {
+        return None;
+    }
+    let one = |entry: &[u8]| {
+        let (tag, rest) = entry.split_first_chunk()?;
+        let (rights, id) = rest.split_first_chunk()?;
+        let (rights, id) = (u16::from_le_bytes(*rights), u32::from_le_bytes(*id.first_chunk()?));
+        let whom = match u16::from_le_bytes(*tag) {
+            0x01 => "user:".to_owned(),
+            0x02 => format!("user:{id}"),
+            0x04 => "group:".to_owned(),
+            0x08 => format!("group:{id}"),
+            0x10 => "mask:".to_owned(),
+            0x20 => "other:".to_owned(),
+            _ => return None,
+        };
+        let right = |bit: u16, letter: char| if rights & bit == 0 { '-' } else { letter };
+        Some(format!("{whom}:{}{}{}", right(4, 'r'), right(2, 'w'), right(1, 'x')))
+    };
+    entries.chunks_exact(8).map(one).collect::<Option<Vec<_>>>().map(|entries| entries.join(","))
 }
 
 /// Seconds with a fraction, as pax writes them, of either sign.
