@@ -12,7 +12,11 @@ use crate::{
     error::{Error, Result},
     id::BlobId,
     progress::{Event, Progress},
-    repo::tree::Metadata,
+    repo::{
+        content::{Content, Run},
+        listing::runs,
+        tree::Metadata,
+    },
 };
 use rustix::fs::FallocateFlags;
 use std::{
@@ -56,6 +60,23 @@ pub struct Piece {
     pub length_bytes: u64,
     /// The blob that holds it; nothing for a hole.
     pub id: Option<BlobId>,
+}
+
+/// The stretches that a stored content is made of.
+///
+/// # Errors
+/// Damage of the lists that name them, and storage errors.
+pub fn pieces(reader: &Reader, content: &Content) -> Result<Vec<Piece>> {
+    let (mut offset_bytes, mut pieces) = (0, Vec::with_capacity(content.runs.len()));
+    for run in runs(reader, content) {
+        let (id, length_bytes) = match run? {
+            Run::Data { id, length_bytes } => (Some(id), length_bytes),
+            Run::Hole { length_bytes } => (None, length_bytes),
+        };
+        pieces.push(Piece { offset_bytes, length_bytes, id });
+        offset_bytes += length_bytes;
+    }
+    Ok(pieces)
 }
 
 /// A file to be filled.

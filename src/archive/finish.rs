@@ -45,7 +45,7 @@ pub fn make_way(folder: BorrowedFd<'_>, name: &[u8], stat: &Stat, request: &Rest
         return Ok(());
     }
     if request.delete {
-        return live::remove(folder, name, stat.st_dev).map(drop);
+        return live::remove(folder, name, stat.st_dev, name, &|_, _| false).map(drop);
     }
     Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?)
 }

@@ -227,19 +227,44 @@ pub fn rename_over(folder: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> io::Result
     Ok(rustix::fs::renameat(folder, from, folder, to)?)
 }
 
-/// Removes whatever stands under a name, a folder with everything in it, but nothing on another file system.
+/// A folder that is being removed.
+struct Doomed {
+    fd: OwnedFd,
+    names: Vec<Vec<u8>>,
+    name: Vec<u8>,
+    path_bytes: usize,
+    /// Something in it stays, and so does it.
+    spared: bool,
+}
+
+/// Removes whatever stands under a name, a folder with everything in it, but nothing on another file system, and
+/// nothing that is spared: that is asked by path, `path` being the one of the name, and by whether it is a folder.
 /// Returns how many entries went.
 ///
 /// # Errors
 /// The file system's own; what has been removed until then stays removed.
-pub fn remove(folder: BorrowedFd<'_>, name: &[u8], device: u64) -> io::Result<u64> {
-    let mut open: Vec<(OwnedFd, Vec<Vec<u8>>, Vec<u8>)> = Vec::new();
+pub fn remove(
+    folder: BorrowedFd<'_>,
+    name: &[u8],
+    device: u64,
+    path: &[u8],
+    is_spared: &dyn Fn(&[u8], bool) -> bool,
+) -> io::Result<u64> {
+    let (mut open, mut path) = (Vec::<Doomed>::new(), path.to_vec());
     let (mut removed, mut next) = (0, Some(name.to_vec()));
     loop {
-        let at = open.last().map_or(folder, |(fd, _, _)| fd.as_fd());
+        let at = open.last().map_or(folder, |doomed| doomed.fd.as_fd());
         if let Some(name) = next.take() {
+            if let Some(parent) = open.last() {
+                path.truncate(parent.path_bytes);
+                path.push(b'/');
+                path.extend_from_slice(&name);
+            }
             let Some(stat) = look(at, &name)? else { continue };
-            if kind_of(&stat) != FileType::Directory {
+            let is_folder = kind_of(&stat) == FileType::Directory;
+            if is_spared(&path, is_folder) {
+                open.last_mut().into_iter().for_each(|parent| parent.spared = true);
+            } else if !is_folder {
                 rustix::fs::unlinkat(at, name.as_slice(), AtFlags::empty())?;
                 removed += 1;
             } else if stat.st_dev != device {
@@ -247,16 +272,19 @@ pub fn remove(folder: BorrowedFd<'_>, name: &[u8], device: u64) -> io::Result<u6
             } else {
                 let fd = open_folder(at, &name)?;
                 let names = names_of(fd.as_fd())?;
-                open.push((fd, names, name));
+                open.push(Doomed { fd, names, name, path_bytes: path.len(), spared: false });
             }
-        } else if let Some((_, names, _)) = open.last_mut() {
-            next = names.pop();
+        } else if let Some(doomed) = open.last_mut() {
+            next = doomed.names.pop();
             if next.is_none() {
-                let Some((fd, _, name)) = open.pop() else { return Ok(removed) };
-                drop(fd);
-                let at = open.last().map_or(folder, |(fd, _, _)| fd.as_fd());
-                rustix::fs::unlinkat(at, name.as_slice(), AtFlags::REMOVEDIR)?;
-                removed += 1;
+                let Some(Doomed { name, spared, .. }) = open.pop() else { return Ok(removed) };
+                if spared {
+                    open.last_mut().into_iter().for_each(|parent| parent.spared = true);
+                } else {
+                    let at = open.last().map_or(folder, |doomed| doomed.fd.as_fd());
+                    rustix::fs::unlinkat(at, name.as_slice(), AtFlags::REMOVEDIR)?;
+                    removed += 1;
+                }
             }
         } else {
             return Ok(removed);

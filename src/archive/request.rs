@@ -1,6 +1,14 @@
 //! What is restored, how, and what came of it: the words that the rooms of a restore share.
 
-use crate::{archive::filter::Patterns, repo::tree::Entry};
+use crate::{
+    archive::{
+        fill::{IN_PLACE_BYTES, Way},
+        filter::Patterns,
+        live, metadata,
+    },
+    repo::tree::{Entry, Metadata},
+};
+use rustix::fs::{FileType, Stat};
 
 /// When a file that is there already is written over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +42,37 @@ pub struct RestoreRequest {
     pub threads: usize,
     /// Whether the selected folder's own metadata is put on the root of the target.
     pub root_metadata: bool,
+}
+
+impl RestoreRequest {
+    /// Whether something that is there may make way.
+    pub fn may_replace(&self, wanted: &Metadata, there: &Stat) -> bool {
+        match self.overwrite {
+            Overwrite::Always | Overwrite::IfChanged => true,
+            Overwrite::IfNewer => wanted.mtime > metadata::mtime(there),
+            Overwrite::Never => false,
+        }
+    }
+
+    /// How a file gets its bytes where something but a folder is there.
+    pub fn way_over(&self, stat: &Stat, entry: &Entry, size_bytes: u64) -> Way {
+        let same_size = i64::try_from(size_bytes).ok() == Some(stat.st_size);
+        if live::kind_of(stat) != FileType::RegularFile {
+            return Way::Replace;
+        }
+        let same = same_size && metadata::mtime(stat) == entry.metadata.mtime;
+        if same && self.overwrite == Overwrite::IfChanged && (stat.st_nlink > 1) == entry.link.is_some() {
+            return Way::Keep;
+        }
+        // A file with other names would take them along; the snapshot says which names belong together.
+        if stat.st_nlink > 1 && entry.link.is_none() {
+            return Way::Replace;
+        }
+        if size_bytes > IN_PLACE_BYTES && stat.st_nlink == 1 && entry.link.is_none() {
+            return Way::InPlace;
+        }
+        if same_size { Way::Compare } else { Way::Replace }
+    }
 }
 
 /// The part of a snapshot that is restored.

@@ -5,7 +5,7 @@
 
 use crate::{
     archive::{
-        fill::{FileTask, Filling, IN_PLACE_BYTES, Piece, Tally, Way},
+        fill::{self, FileTask, Filling, Tally, Way},
         finish::{Finisher, Late, LateLink, make_way},
         live::{self, Folder, Opener},
         metadata::{self, Handle, Owners},
@@ -16,9 +16,9 @@ use crate::{
     error::{Error, Result},
     progress::{Event, Progress},
     repo::{
-        content::{Content, Run},
-        listing::{Listing, listing, runs},
-        tree::{Entry, Metadata, Node},
+        content::Content,
+        listing::{Listing, listing},
+        tree::{Entry, Node},
     },
 };
 use crossbeam_channel::{Sender, bounded};
@@ -87,6 +87,17 @@ struct Level<'a> {
     /// Names that the snapshot has here, where others are to be removed.
     names: Option<HashSet<Vec<u8>>>,
     state: State,
+    waits: Waits,
+}
+
+/// Whether a folder is made only once something in it is to be restored: no pattern includes the folder itself.
+enum Waits {
+    /// It is there, or was never to wait.
+    No,
+    /// It is not there, and this is what it shall be.
+    Yes(Box<Entry>),
+    /// What stands in its place stays, or it could not be made, which was told.
+    InVain,
 }
 
 /// What is known of a live folder.
@@ -159,7 +170,7 @@ impl<'a> Planner<'a> {
                 if self.request.root_metadata {
                     self.late.folders.push((Arc::clone(&root), selected.entry.metadata.clone()));
                 }
-                self.enter(root, content, State::Old, self.request.include.is_empty());
+                self.enter(root, content, State::Old, self.request.include.is_empty(), Waits::No);
                 while let Some(level) = self.levels.last_mut() {
                     self.path.truncate(level.path_bytes);
                     match level.listing.next() {
@@ -202,10 +213,10 @@ impl<'a> Planner<'a> {
         self.progress.tell(Event::Problem { path, verb, cause });
     }
 
-    fn enter(&mut self, folder: Arc<Folder>, content: &Content, state: State, included: bool) {
+    fn enter(&mut self, folder: Arc<Folder>, content: &Content, state: State, included: bool, waits: Waits) {
         let names = (self.request.delete && state == State::Old && self.is_in_source()).then(HashSet::new);
         let listing = listing(self.reader, content, None);
-        self.levels.push(Level { folder, path_bytes: self.path.len(), listing, included, names, state });
+        self.levels.push(Level { folder, path_bytes: self.path.len(), listing, included, names, state, waits });
     }
 
     fn is_in_source(&self) -> bool {
@@ -243,7 +254,9 @@ impl<'a> Planner<'a> {
                 self.done.deleted += 1;
                 continue;
             }
-            match live::remove(folder.as_fd(), &name, device) {
+            let exclude = &self.request.exclude;
+            let is_spared = |path: &[u8], is_folder| exclude.matches(path, is_folder);
+            match live::remove(folder.as_fd(), &name, device, &self.path, &is_spared) {
                 Ok(removed) => self.done.deleted += removed,
                 Err(e) => self.problem("remove", &e),
             }
@@ -270,12 +283,24 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         let included = level.included || self.request.include.matches(&self.path, is_folder);
+        if included && !self.end_waiting() {
+            return Ok(());
+        }
+        let Some(level) = self.levels.last() else { return Ok(()) };
         let (folder, state) = (Arc::clone(&level.folder), level.state);
         match &entry.node {
+            Node::Folder { content } if !included => {
+                let (state, waits) = match self.has_folder(&folder, state, &entry.name) {
+                    true => (State::Old, Waits::No),
+                    false => (State::Absent, Waits::Yes(Box::new(entry.clone()))),
+                };
+                self.enter(folder.child(&entry.name), content, state, false, waits);
+                Ok(())
+            }
             Node::Folder { content } => {
-                let placed = self.place_folder(&folder, state, &entry, included);
+                let placed = self.place_folder(&folder, state, &entry);
                 match placed {
-                    Ok(Some(now)) => self.enter(folder.child(&entry.name), content, now, included),
+                    Ok(Some(now)) => self.enter(folder.child(&entry.name), content, now, true, Waits::No),
                     Ok(None) => {}
                     Err(e) => self.problem("make the folder", &e),
                 }
@@ -286,14 +311,39 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Whether a folder stands under a name.
+    fn has_folder(&mut self, parent: &Arc<Folder>, state: State, name: &[u8]) -> bool {
+        let look = || self.opener.open(parent).and_then(|open| live::look(open.as_fd(), name));
+        let found = (state == State::Old).then(look);
+        matches!(found, Some(Ok(Some(stat))) if live::kind_of(&stat) == FileType::Directory)
+    }
+
+    /// Makes the folders that wait on the way to something that is to be restored. Says whether they are there.
+    fn end_waiting(&mut self) -> bool {
+        for n in 1..self.levels.len() {
+            let Some([above, level]) = self.levels.get_mut(n - 1..=n) else { return false };
+            let (parent, state) = (Arc::clone(&above.folder), above.state);
+            if matches!(level.waits, Waits::No) {
+                continue;
+            }
+            let Waits::Yes(entry) = std::mem::replace(&mut level.waits, Waits::InVain) else { return false };
+            match self.place_folder(&parent, state, &entry) {
+                Ok(Some(now)) => {
+                    let Some(level) = self.levels.get_mut(n) else { return false };
+                    (level.state, level.waits) = (now, Waits::No);
+                }
+                Ok(None) => return false,
+                Err(e) => {
+                    self.problem("make the folder for", &e);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     /// Makes a folder, or takes the one that is there. Says what is known of it then, or nothing where it is left out.
-    fn place_folder(
-        &mut self,
-        parent: &Arc<Folder>,
-        state: State,
-        entry: &Entry,
-        included: bool,
-    ) -> io::Result<Option<State>> {
+    fn place_folder(&mut self, parent: &Arc<Folder>, state: State, entry: &Entry) -> io::Result<Option<State>> {
         if state == State::Absent {
             self.done.folders += 1;
             return Ok(Some(State::Absent));
@@ -301,13 +351,13 @@ impl<'a> Planner<'a> {
         let open = self.opener.open(parent)?;
         let found = if state == State::Old { live::look(open.as_fd(), &entry.name)? } else { None };
         if found.as_ref().is_some_and(|stat| live::kind_of(stat) == FileType::Directory) {
-            if included && self.is_in_source() {
+            if self.is_in_source() {
                 self.late.folders.push((parent.child(&entry.name), entry.metadata.clone()));
             }
             return Ok(Some(State::Old));
         }
         if let Some(stat) = found {
-            if !self.may_replace(&entry.metadata, &stat) {
+            if !self.request.may_replace(&entry.metadata, &stat) {
                 self.done.skipped += 1;
                 return Ok(None);
             }
@@ -327,15 +377,6 @@ impl<'a> Planner<'a> {
         Ok(Some(State::New { bare }))
     }
 
-    /// Whether something that is there may make way.
-    fn may_replace(&self, wanted: &Metadata, there: &Stat) -> bool {
-        match self.request.overwrite {
-            Overwrite::Always | Overwrite::IfChanged => true,
-            Overwrite::IfNewer => wanted.mtime > metadata::mtime(there),
-            Overwrite::Never => false,
-        }
-    }
-
     /// Puts anything but a folder in its place, or plans to.
     fn place(&mut self, folder: &Arc<Folder>, state: State, entry: Entry) -> Result<()> {
         self.progress.tell(Event::Path(&self.path));
@@ -350,7 +391,7 @@ impl<'a> Planner<'a> {
         } else {
             None
         };
-        if there.as_ref().is_some_and(|stat| !self.may_replace(&entry.metadata, stat)) {
+        if there.as_ref().is_some_and(|stat| !self.request.may_replace(&entry.metadata, stat)) {
             self.done.skipped += 1;
             return Ok(());
         }
@@ -409,14 +450,14 @@ impl<'a> Planner<'a> {
                 }
                 Way::Create
             }
-            Some(stat) => self.way_over(&stat, entry, size),
+            Some(stat) => self.request.way_over(&stat, entry, size),
         };
         if self.request.dry_run {
             *(if way == Way::Keep { &mut self.done.same } else { &mut self.done.files }) += 1;
             self.done.bytes += if way == Way::Keep { 0 } else { size };
             return Ok(());
         }
-        let pieces = match self.pieces(content) {
+        let pieces = match fill::pieces(self.reader, content) {
             Ok(pieces) => pieces,
             Err(e) if e.is_damage() => {
                 self.failed(entry, "restore", &io::Error::other(e));
@@ -430,40 +471,6 @@ impl<'a> Planner<'a> {
         task.bare = bare;
         self.window.push(task);
         if self.window.len() >= WINDOW_FILES || self.window_pieces >= WINDOW_PIECES { self.send() } else { Ok(()) }
-    }
-
-    /// How a file gets its bytes where something but a folder is there.
-    fn way_over(&self, stat: &Stat, entry: &Entry, size_bytes: u64) -> Way {
-        let same_size = i64::try_from(size_bytes).ok() == Some(stat.st_size);
-        if live::kind_of(stat) != FileType::RegularFile {
-            return Way::Replace;
-        }
-        let same = same_size && metadata::mtime(stat) == entry.metadata.mtime;
-        if same && self.request.overwrite == Overwrite::IfChanged && (stat.st_nlink > 1) == entry.link.is_some() {
-            return Way::Keep;
-        }
-        // A file with other names would take them along; the snapshot says which names belong together.
-        if stat.st_nlink > 1 && entry.link.is_none() {
-            return Way::Replace;
-        }
-        if size_bytes > IN_PLACE_BYTES && stat.st_nlink == 1 && entry.link.is_none() {
-            return Way::InPlace;
-        }
-        if same_size { Way::Compare } else { Way::Replace }
-    }
-
-    fn pieces(&self, content: &Content) -> Result<Vec<Piece>> {
-        let mut offset_bytes = 0;
-        let mut pieces = Vec::with_capacity(content.runs.len());
-        for run in runs(self.reader, content) {
-            let (id, length_bytes) = match run? {
-                Run::Data { id, length_bytes } => (Some(id), length_bytes),
-                Run::Hole { length_bytes } => (None, length_bytes),
-            };
-            pieces.push(Piece { offset_bytes, length_bytes, id });
-            offset_bytes += length_bytes;
-        }
-        Ok(pieces)
     }
 
     fn make_special(&mut self, folder: &Arc<Folder>, there: Option<Stat>, entry: &Entry) -> io::Result<()> {
