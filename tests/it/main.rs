@@ -36,6 +36,18 @@ mod readme;
 
 mod small_blobs;
 
+mod round_trip;
+
+mod overwrite;
+
+mod change_detection;
+
+mod cli;
+
+mod cli_reports;
+
+mod media;
+
 mod storage_contract;
 
 mod vectors;
@@ -72,4 +84,10 @@ mod support {
     pub mod reference;
 
     pub mod samples;
+
+    pub mod store;
+
+    pub mod program;
+
+    pub mod mounted;
 }

@@ -1,0 +1,277 @@
+//! `Store`: a repository in a folder of its own, driven through the library, with defaults that a test changes in one
+//! place.
+
+use std::{
+    fs,
+    io::{self},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+use tempfile::TempDir;
+use xsnap::{
+    archive::{
+        backup::{Request, backup},
+        filter::Patterns,
+        request::{Overwrite, RestoreRequest, Restored, Selected},
+        restore::restore,
+        verify::verify,
+    },
+    error::{Error, Result},
+    id::SnapshotId,
+    progress::{Event, Progress},
+    repo::{
+        check::{ReadData, check},
+        config::Config,
+        init::InitOptions,
+        keys::{Cost, Password},
+        listing::find,
+        opening::{Access, Credentials},
+        repository::Repository,
+        snapshot::Snapshot,
+        tree::{Entry, Time},
+    },
+    storage::local::LocalStorage,
+};
+
+/// The cheapest key slot that is allowed: tests open repositories often.
+pub const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+
+/// Takes notice of everything, and asks for a stop after so many events if told to.
+#[derive(Debug, Default)]
+pub struct Told {
+    problems: Mutex<Vec<String>>,
+    notes: Mutex<Vec<String>>,
+    done: Mutex<u64>,
+    stop_after: Option<u64>,
+}
+
+impl Told {
+    /// Asks for a stop once so many entries are done.
+    pub fn stopping_after(entries: u64) -> Self {
+        Self { stop_after: Some(entries), ..Self::default() }
+    }
+
+    /// What could not be done, each as path, verb and cause.
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.lock().unwrap().clone()
+    }
+
+    /// What was told besides.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap().clone()
+    }
+}
+
+impl Progress for Told {
+    fn tell(&self, event: Event<'_>) {
+        match event {
+            Event::Problem { path, verb, cause } => {
+                self.problems.lock().unwrap().push(format!("{}: {verb}: {cause}", path.escape_ascii()));
+            }
+            Event::Note(text) => self.notes.lock().unwrap().push(text.to_owned()),
+            Event::Done { entries, .. } => *self.done.lock().unwrap() += entries,
+            _ => {}
+        }
+    }
+
+    fn stop_wanted(&self) -> bool {
+        self.stop_after.is_some_and(|limit| *self.done.lock().unwrap() >= limit)
+    }
+}
+
+/// A folder for a test, whose path has no links on the way.
+pub fn place() -> (TempDir, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().canonicalize().unwrap();
+    (place, path)
+}
+
+/// A repository in a folder.
+pub struct Store {
+    pub path: PathBuf,
+    pub threads: usize,
+    password: Option<&'static str>,
+}
+
+impl Store {
+    /// Makes a repository at `path`, encrypted or not.
+    pub fn init(path: PathBuf, password: Option<&'static str>) -> Self {
+        let options = InitOptions {
+            config: Config::default(),
+            password: password.map(|p| Password::new(p.into())),
+            identity: None,
+            cost: CHEAP,
+        };
+        drop(Repository::init(Arc::new(LocalStorage::new(&path)), options).unwrap());
+        Self { path, threads: 2, password }
+    }
+
+    /// A repository that the program has made, not encrypted.
+    pub fn open_at(path: &Path) -> Self {
+        Self { path: path.into(), threads: 2, password: None }
+    }
+
+    /// A repository that the program has made, encrypted.
+    pub fn open_with(path: &Path, password: &'static str) -> Self {
+        Self { password: Some(password), ..Self::open_at(path) }
+    }
+
+    /// Opens the repository.
+    pub fn open(&self, access: Access) -> Repository {
+        let storage = Arc::new(LocalStorage::new(&self.path));
+        let ask = || Err(Error::PasswordNeeded);
+        let credentials = match self.password {
+            Some(password) => Credentials::Given(Password::new(password.into())),
+            None => Credentials::Ask(&ask),
+        };
+        Repository::open(storage, credentials, access).unwrap()
+    }
+
+    /// Takes the catalogue away.
+    pub fn forget_catalogue(&self) {
+        fs::remove_file(self.path.join("index.sqlite")).unwrap();
+    }
+
+    /// What a backup of these sources asks for.
+    pub fn request(&self, sources: &[&Path]) -> Request {
+        let mut sources: Vec<Vec<u8>> = sources.iter().map(|s| s.as_os_str().as_bytes().to_vec()).collect();
+        sources.sort();
+        Request {
+            sources,
+            host: b"host".to_vec(),
+            time: Time { seconds: 1_700_000_000, nanoseconds: 0 },
+            tags: Vec::new(),
+            label: String::new(),
+            exclude: Patterns::default(),
+            exclude_caches: false,
+            one_file_system: false,
+            read_all: false,
+            skip: Vec::new(),
+            dry_run: false,
+            threads: self.threads,
+        }
+    }
+
+    /// Backs a folder up without a problem.
+    pub fn backup(&self, source: &Path) -> Snapshot {
+        self.backup_as(&self.request(&[source]))
+    }
+
+    /// Backs up what is asked for without a problem.
+    pub fn backup_as(&self, request: &Request) -> Snapshot {
+        let told = Told::default();
+        let snapshot = backup(&mut self.open(Access::Write), request, &told).unwrap();
+        assert_eq!(told.problems(), Vec::<String>::new());
+        assert!(snapshot.complete && snapshot.problems.is_empty());
+        snapshot
+    }
+
+    /// What a snapshot has at a path: the same for equal content and metadata, whatever became of the folders above.
+    pub fn entry(&self, snapshot: &Snapshot, path: &Path) -> Entry {
+        let repository = self.open(Access::Read);
+        let reader = repository.reader(Arc::new(repository.index().unwrap()));
+        find(&reader, &snapshot.root, path.as_os_str().as_bytes()).unwrap().expect("the path in the snapshot")
+    }
+
+    /// Restores the contents of a folder of a snapshot, or one file, into `target`, which is made if missing.
+    pub fn try_restore(
+        &self,
+        id: SnapshotId,
+        path: &Path,
+        target: &Path,
+        told: &Told,
+        shape: impl FnOnce(&mut RestoreRequest),
+    ) -> Result<Restored> {
+        self.with_selected(id, path, target, shape, |reader, selected, root, request| {
+            restore(reader, selected, root, request, told)
+        })
+    }
+
+    /// Restores without a problem.
+    pub fn restore(&self, id: SnapshotId, path: &Path, target: &Path) -> Restored {
+        self.restore_as(id, path, target, |_| {})
+    }
+
+    /// Restores without a problem, in the way that `shape` asks for.
+    pub fn restore_as(
+        &self,
+        id: SnapshotId,
+        path: &Path,
+        target: &Path,
+        shape: impl FnOnce(&mut RestoreRequest),
+    ) -> Restored {
+        let told = Told::default();
+        let restored = self.try_restore(id, path, target, &told, shape).unwrap();
+        assert_eq!(told.problems(), Vec::<String>::new());
+        assert_eq!(restored.problems, 0);
+        restored
+    }
+
+    /// Reads a restored folder back; returns how many entries differ, and what was said of them.
+    pub fn verify(&self, id: SnapshotId, path: &Path, target: &Path) -> (u64, Vec<String>) {
+        let told = Told::default();
+        let differing = self.with_selected(
+            id,
+            path,
+            target,
+            |_| {},
+            |reader, selected, root, request| verify(reader, selected, root, request, &told),
+        );
+        (differing.unwrap(), told.problems())
+    }
+
+    fn with_selected<T>(
+        &self,
+        id: SnapshotId,
+        path: &Path,
+        target: &Path,
+        shape: impl FnOnce(&mut RestoreRequest),
+        work: impl FnOnce(&xsnap::blobs::reader::Reader, &Selected<'_>, rustix::fd::BorrowedFd<'_>, &RestoreRequest) -> T,
+    ) -> T {
+        let repository = self.open(Access::Read);
+        let snapshot = repository.snapshots().iter().find(|s| s.id == id).expect("the snapshot");
+        let reader = repository.reader(Arc::new(repository.index().unwrap()));
+        let path = path.as_os_str().as_bytes();
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        let entry = find(&reader, &snapshot.root, path).unwrap().expect("the path in the snapshot");
+        fs::create_dir_all(target).unwrap();
+        let root = fs::File::open(target).unwrap();
+        let mut request = RestoreRequest {
+            include: Patterns::default(),
+            exclude: Patterns::default(),
+            overwrite: Overwrite::Always,
+            delete: false,
+            dry_run: false,
+            by_name: true,
+            threads: self.threads,
+            root_metadata: true,
+        };
+        shape(&mut request);
+        let selected = Selected { entry: &entry, path, sources: &snapshot.sources };
+        work(&reader, &selected, rustix::fd::AsFd::as_fd(&root), &request)
+    }
+
+    /// Proves every byte of the repository, and fails where anything is wrong with it.
+    pub fn assert_whole(&self) {
+        let repository = self.open(Access::Read);
+        let report = check(&repository, ReadData::All, &Told::default()).unwrap();
+        assert!(!report.has_damage(), "{:#?} {:#?}", report.findings, report.touched);
+        assert_eq!(repository.damaged_snapshots().len(), 0);
+    }
+
+    /// The bytes of all files of the repository.
+    pub fn total_bytes(&self) -> u64 {
+        total_bytes(&self.path)
+    }
+}
+
+/// The bytes of all files below a folder.
+pub fn total_bytes(path: &Path) -> u64 {
+    let files = walkdir::WalkDir::new(path).into_iter().filter_map(io_ok);
+    files.filter(|e| e.file_type().is_file()).filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum()
+}
+
+fn io_ok<T, E: Into<io::Error>>(result: std::result::Result<T, E>) -> Option<T> {
+    result.ok()
+}
