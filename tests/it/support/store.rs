@@ -23,7 +23,7 @@ use xsnap::{
     repo::{
         check::{ReadData, check},
         config::Config,
-        init::InitOptions,
+        init::{InitOptions, Naming},
         keys::{Cost, Password},
         listing::find,
         opening::{Access, Credentials},
@@ -100,7 +100,7 @@ impl Store {
         let options = InitOptions {
             config: Config::default(),
             password: password.map(|p| Password::new(p.into())),
-            identity: None,
+            naming: Naming::Own,
             cost: CHEAP,
         };
         drop(Repository::init(Arc::new(LocalStorage::new(&path)), options).unwrap());
