@@ -81,6 +81,9 @@ fn restore_all(repository: &Repository, source: &Path, target: &Path) {
     let path = source.to_str().unwrap().as_bytes();
     let entry = find(&reader, &snapshot.root, path).unwrap().unwrap();
     let request = RestoreRequest {
+        only: None,
+        in_place: false,
+        spare: Vec::new(),
         include: Patterns::default(),
         exclude: Patterns::default(),
         overwrite: Overwrite::Always,

@@ -1,7 +1,7 @@
 //! Files of the target filled with their bytes: every frame read and opened once, in the order of the medium.
 //!
-//! Works on one window of files at a time. A file that does not exist yet is made under its own name; one that differs is
-//! written beside and renamed; a large one is changed in place, block by block. No byte is written that was not verified.
+//! Works on one window of files at a time. A file is written beside and renamed; a large one that is there is changed in
+//! place, block by block. No byte is written that was not verified.
 
 use crate::{
     archive::{
@@ -15,10 +15,10 @@ use crate::{
     repo::{
         content::{Content, Run},
         listing::runs,
-        tree::Metadata,
+        tree::{Metadata, Time},
     },
 };
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, Stat};
 use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
@@ -39,12 +39,10 @@ pub const IN_PLACE_BYTES: u64 = 64 << 20;
 /// How a file gets its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// It does not exist: it is made under its own name.
-    Create,
-    /// Something is there; its content is compared, and where it differs the file is written beside and renamed.
+    /// It is written beside and renamed, whatever is there, so that under its own name it is never half there.
+    Write,
+    /// A file of its size is there; its content is compared, and where it differs it is written beside and renamed.
     Compare,
-    /// Something is there that is no regular file, or of another size: it is written beside and renamed.
-    Replace,
     /// It is large and has one name: the blocks that differ are written over.
     InPlace,
     /// Its content is taken to be the same: only its metadata is put back.
@@ -132,8 +130,8 @@ impl FileTask {
     /// The name that is written to.
     fn written_name(&self) -> Vec<u8> {
         match self.way {
-            Way::Compare | Way::Replace => live::unfinished_name(&self.name),
-            Way::Create | Way::InPlace | Way::Keep => self.name.clone(),
+            Way::Write | Way::Compare => live::unfinished_name(&self.name),
+            Way::InPlace | Way::Keep => self.name.clone(),
         }
     }
 
@@ -232,11 +230,11 @@ impl Filling<'_> {
     fn prepare(&self, opener: &mut Opener<'_>, task: &FileTask, progress: &dyn Progress) {
         let needed = match task.way {
             Way::Keep => Ok(Vec::new()),
-            Way::Create | Way::Replace => Ok(all_pieces(task)),
+            Way::Write => Ok(all_pieces(task)),
             Way::Compare | Way::InPlace => self.differing(opener, task),
         };
         let done = needed.and_then(|needed| {
-            if needed.is_empty() && !matches!(task.way, Way::Create | Way::Replace) {
+            if needed.is_empty() && task.way != Way::Write {
                 return self.finish_same(opener, task, progress);
             }
             let has_data = |n: &usize| task.pieces.get(*n).is_some_and(|p| p.id.is_some());
@@ -257,30 +255,41 @@ impl Filling<'_> {
     fn differing(&self, opener: &mut Opener<'_>, task: &FileTask) -> io::Result<Vec<usize>> {
         let folder = opener.open(&task.folder)?;
         let in_place = task.way == Way::InPlace;
-        let file = File::from(live::open_existing(folder.as_fd(), &task.name, in_place)?);
+        let file = File::from(live::open_existing(folder.as_fd(), &task.name, false)?);
+        let same_size = file.metadata()?.len() == task.size_bytes;
         let mut needed = Vec::new();
         let mut buffer = Vec::new();
         for (number, piece) in task.pieces.iter().enumerate() {
             if !self.reader.holds_at(&file, piece.offset_bytes, piece.length_bytes, piece.id.as_ref(), &mut buffer)? {
-                if !in_place {
-                    return Ok(all_pieces(task));
-                }
                 needed.push(number);
+                if !in_place {
+                    break;
+                }
             }
         }
-        if file.metadata()?.len() != task.size_bytes {
-            if !in_place {
-                return Ok(all_pieces(task));
-            }
-            file.set_len(task.size_bytes)?;
+        match (in_place, same_size && needed.is_empty()) {
+            (_, true) => Ok(Vec::new()),
+            (false, false) => Ok(all_pieces(task)),
+            (true, false) => self.begin_in_place(folder.as_fd(), task, needed),
         }
-        if in_place {
-            let holes = needed.iter().filter_map(|n| task.pieces.get(*n)).filter(|p| p.id.is_none());
-            for hole in holes {
-                make_hole(&file, hole)?;
-            }
-            needed.retain(|n| task.pieces.get(*n).is_some_and(|p| p.id.is_some()));
+    }
+
+    /// Gives a file that is changed in place its length and its holes, and a time that no snapshot has until it is
+    /// finished. Returns the pieces that have yet to be written.
+    fn begin_in_place(
+        &self,
+        folder: BorrowedFd<'_>,
+        task: &FileTask,
+        mut needed: Vec<usize>,
+    ) -> io::Result<Vec<usize>> {
+        let file = File::from(live::open_existing(folder, &task.name, true)?);
+        metadata::set_mtime(Handle::Open(file.as_fd()), Time::default())?;
+        file.set_len(task.size_bytes)?;
+        let holes = needed.iter().filter_map(|n| task.pieces.get(*n)).filter(|p| p.id.is_none());
+        for hole in holes {
+            make_hole(&file, hole)?;
         }
+        needed.retain(|n| task.pieces.get(*n).is_some_and(|p| p.id.is_some()));
         Ok(needed)
     }
 
@@ -376,6 +385,9 @@ impl Filling<'_> {
         work: impl FnOnce(&File) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut state = task.state();
+        if task.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("it was given up"));
+        }
         if state.file.is_none() {
             let folder = opener.open(&task.folder)?;
             let name = task.written_name();
@@ -384,19 +396,19 @@ impl Filling<'_> {
             } else {
                 let file = match live::create_file(folder.as_fd(), &name) {
                     // What an interrupted restore has left.
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists && name != task.name => {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                         rustix::fs::unlinkat(folder.as_fd(), name.as_slice(), rustix::fs::AtFlags::empty())?;
                         live::create_file(folder.as_fd(), &name)
                     }
                     created => created,
                 };
                 let file = File::from(file?);
+                state.begun = true;
                 if task.pieces.len() != 1 || task.pieces.iter().any(|p| p.id.is_none()) {
                     file.set_len(task.size_bytes)?;
                 }
                 file
             };
-            state.begun = true;
             state.file = Some(file);
         }
         state.file.as_ref().map_or(Ok(()), work)
@@ -405,7 +417,8 @@ impl Filling<'_> {
     /// The file has all its bytes: metadata, then its name.
     fn finish(&self, opener: &mut Opener<'_>, task: &FileTask, progress: &dyn Progress) -> io::Result<()> {
         self.with_file(opener, task, |file| {
-            self.apply(task, file, progress);
+            let there = if task.way == Way::InPlace { Some(rustix::fs::fstat(file)?) } else { None };
+            self.apply(task, file, there.as_ref(), progress);
             Ok(())
         })?;
         task.state().file = None;
@@ -421,14 +434,15 @@ impl Filling<'_> {
     fn finish_same(&self, opener: &mut Opener<'_>, task: &FileTask, progress: &dyn Progress) -> io::Result<()> {
         let folder = opener.open(&task.folder)?;
         let file = File::from(live::open_existing(folder.as_fd(), &task.name, false)?);
-        self.apply(task, &file, progress);
+        self.apply(task, &file, Some(&rustix::fs::fstat(&file)?), progress);
         Tally::add(&self.tally.same, 1);
         progress.tell(Event::Done { entries: 1, bytes: task.size_bytes });
         Ok(())
     }
 
-    fn apply(&self, task: &FileTask, file: &File, progress: &dyn Progress) {
-        let options = ApplyOptions { by_name: self.by_name, is_symlink: false, bare: task.bare };
+    fn apply(&self, task: &FileTask, file: &File, there: Option<&Stat>, progress: &dyn Progress) {
+        let bare = task.bare && there.is_none();
+        let options = ApplyOptions { there, by_name: self.by_name, is_symlink: false, bare };
         let shortfalls = metadata::apply(Handle::Open(file.as_fd()), &task.metadata, self.owners, options);
         Tally::add(&self.tally.problems, u64::from(!shortfalls.is_empty()));
         for (verb, cause) in shortfalls {

@@ -238,7 +238,7 @@ struct Doomed {
 }
 
 /// Removes whatever stands under a name, a folder with everything in it, but nothing on another file system, and
-/// nothing that is spared: that is asked by path, `path` being the one of the name, and by whether it is a folder.
+/// nothing that is spared: that is asked by path, `path` being the one of the name, and by what is there.
 /// Returns how many entries went.
 ///
 /// # Errors
@@ -248,7 +248,7 @@ pub fn remove(
     name: &[u8],
     device: u64,
     path: &[u8],
-    is_spared: &dyn Fn(&[u8], bool) -> bool,
+    is_spared: &dyn Fn(&[u8], &Stat) -> bool,
 ) -> io::Result<u64> {
     let (mut open, mut path) = (Vec::<Doomed>::new(), path.to_vec());
     let (mut removed, mut next) = (0, Some(name.to_vec()));
@@ -262,7 +262,7 @@ pub fn remove(
             }
             let Some(stat) = look(at, &name)? else { continue };
             let is_folder = kind_of(&stat) == FileType::Directory;
-            if is_spared(&path, is_folder) {
+            if is_spared(&path, &stat) {
                 open.last_mut().into_iter().for_each(|parent| parent.spared = true);
             } else if !is_folder {
                 rustix::fs::unlinkat(at, name.as_slice(), AtFlags::empty())?;

@@ -193,7 +193,10 @@ pub type Shortfalls = Vec<(String, io::Error)>;
 
 /// How metadata is put back.
 #[derive(Debug, Clone, Copy)]
-pub struct ApplyOptions {
+pub struct ApplyOptions<'a> {
+    /// What is there now, if it was there before: then only what differs is set, so that no program is without its
+    /// setuid bit or its capability for a moment.
+    pub there: Option<&'a Stat>,
     /// Owners by name where this machine knows the names.
     pub by_name: bool,
     /// Whether the entry is a symbolic link, which has no mode of its own.
@@ -204,7 +207,7 @@ pub struct ApplyOptions {
 
 /// Puts owner, mode, attributes and time back, in the order in which none undoes another: a new owner clears setuid
 /// and capabilities, a mode changes the mask of an ACL, and everything changes the time.
-pub fn apply(handle: Handle<'_>, wanted: &Metadata, owners: &Owners, options: ApplyOptions) -> Shortfalls {
+pub fn apply(handle: Handle<'_>, wanted: &Metadata, owners: &Owners, options: ApplyOptions<'_>) -> Shortfalls {
     let mut shortfalls = Shortfalls::new();
     let mut note = |verb: &str, done: io::Result<()>| {
         if let Err(e) = done {
@@ -212,18 +215,22 @@ pub fn apply(handle: Handle<'_>, wanted: &Metadata, owners: &Owners, options: Ap
         }
     };
     let (uid, gid) = owners.numbers(&wanted.owner, options.by_name);
-    let owned = set_owner(handle, uid, gid);
+    let same_owner = options.there.is_some_and(|stat| (stat.st_uid, stat.st_gid) == (uid, gid));
+    let owned = if same_owner { Ok(()) } else { set_owner(handle, uid, gid) };
     // Whoever cannot give a file away must not make it run as himself either.
     let withheld = if owned.is_err() { wanted.mode & SET_ID_BITS } else { 0 };
     note("set the owner", owned);
-    if !options.is_symlink {
+    let same_mode = options.there.is_some_and(|stat| same_owner && stat.st_mode & PERMISSION_BITS == wanted.mode);
+    if !options.is_symlink && !same_mode {
         note("set the mode", set_mode(handle, wanted.mode & !withheld));
         if withheld != 0 {
             note("set setuid or setgid", Err(io::Error::other("the file could not be given to its owner")));
         }
     }
     shortfalls.extend(set_xattrs(handle, &wanted.xattrs, options.bare));
-    if let Err(e) = set_mtime(handle, wanted.mtime) {
+    if options.there.is_none_or(|stat| mtime(stat) != wanted.mtime)
+        && let Err(e) = set_mtime(handle, wanted.mtime)
+    {
         shortfalls.push(("set the time".to_owned(), e));
     }
     shortfalls

@@ -26,6 +26,8 @@ pub enum Overwrite {
 /// What is restored, and how.
 #[derive(Debug)]
 pub struct RestoreRequest {
+    /// What is taken, if not everything: the entry of this path and what is below it.
+    pub only: Option<Vec<u8>>,
     /// What is taken, if not everything: patterns on paths as they were backed up.
     pub include: Patterns,
     /// What is left out.
@@ -42,9 +44,28 @@ pub struct RestoreRequest {
     pub threads: usize,
     /// Whether the selected folder's own metadata is put on the root of the target.
     pub root_metadata: bool,
+    /// Whether everything goes back to where it came from. Folders on the way to the sources are then left as they are.
+    pub in_place: bool,
+    /// Folders, by device and inode, that are never removed: the repository itself.
+    pub spare: Vec<(u64, u64)>,
 }
 
 impl RestoreRequest {
+    /// Whether everything is taken.
+    pub fn takes_all(&self) -> bool {
+        self.only.is_none() && self.include.is_empty()
+    }
+
+    /// Whether an entry is taken, for its own sake and not for that of a folder above it.
+    pub fn takes(&self, path: &[u8], is_folder: bool) -> bool {
+        self.takes_all() || self.only.as_deref() == Some(path) || self.include.matches(path, is_folder)
+    }
+
+    /// Whether a folder that was there before gets the metadata of the snapshot's.
+    pub fn owns_folder(&self, path: &[u8], sources: &[Vec<u8>]) -> bool {
+        !self.in_place || is_within(path, sources)
+    }
+
     /// Whether something that is there may make way.
     pub fn may_replace(&self, wanted: &Metadata, there: &Stat) -> bool {
         match self.overwrite {
@@ -58,7 +79,7 @@ impl RestoreRequest {
     pub fn way_over(&self, stat: &Stat, entry: &Entry, size_bytes: u64) -> Way {
         let same_size = i64::try_from(size_bytes).ok() == Some(stat.st_size);
         if live::kind_of(stat) != FileType::RegularFile {
-            return Way::Replace;
+            return Way::Write;
         }
         let same = same_size && metadata::mtime(stat) == entry.metadata.mtime;
         if same && self.overwrite == Overwrite::IfChanged && (stat.st_nlink > 1) == entry.link.is_some() {
@@ -66,13 +87,23 @@ impl RestoreRequest {
         }
         // A file with other names would take them along; the snapshot says which names belong together.
         if stat.st_nlink > 1 && entry.link.is_none() {
-            return Way::Replace;
+            return Way::Write;
         }
-        if size_bytes > IN_PLACE_BYTES && stat.st_nlink == 1 && entry.link.is_none() {
+        // What may be running, or mapped by what runs, is not to be changed under it.
+        let may_run = (stat.st_mode | entry.metadata.mode) & 0o111 != 0;
+        if size_bytes > IN_PLACE_BYTES && stat.st_nlink == 1 && entry.link.is_none() && !may_run {
             return Way::InPlace;
         }
-        if same_size { Way::Compare } else { Way::Replace }
+        if same_size { Way::Compare } else { Way::Write }
     }
+}
+
+/// Whether a path of a snapshot is one of its sources, or below one.
+pub fn is_within(path: &[u8], sources: &[Vec<u8>]) -> bool {
+    sources.iter().any(|source| {
+        let source = source.strip_suffix(b"/").unwrap_or(source);
+        path.strip_prefix(source).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    })
 }
 
 /// The part of a snapshot that is restored.

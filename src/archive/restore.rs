@@ -6,10 +6,10 @@
 use crate::{
     archive::{
         fill::{self, FileTask, Filling, Tally, Way},
-        finish::{Finisher, Late, LateLink, make_way},
+        finish::{Cleaning, Finisher, Late, LateLink, make_way},
         live::{self, Folder, Opener},
-        metadata::{self, Handle, Owners},
-        request::{Overwrite, RestoreRequest, Restored, Selected},
+        metadata::{self, ApplyOptions, Handle, Owners},
+        request::{RestoreRequest, Restored, Selected, is_within},
         special,
     },
     blobs::reader::Reader,
@@ -18,7 +18,7 @@ use crate::{
     repo::{
         content::Content,
         listing::{Listing, listing},
-        tree::{Entry, Node},
+        tree::{Entry, Metadata, Node},
     },
 };
 use crossbeam_channel::{Sender, bounded};
@@ -65,10 +65,10 @@ pub fn restore(
     let mut done: Restored = planned;
     let mut finisher = Finisher { root, opener: Opener::new(root), owners: &owners, request, tally: &tally, progress };
     done.others += finisher.link(&late.links);
+    done.deleted += finisher.clean(&late.cleanings);
     finisher.apply_to_folders(&late.folders);
     if !request.dry_run {
-        // Whatever the file system refuses here it has refused to promise; the bytes are written.
-        let _ = rustix::fs::syncfs(root);
+        finisher.sync(&late.devices);
     }
     done.files += tally.files.load(Ordering::Relaxed);
     done.same += tally.same.load(Ordering::Relaxed);
@@ -118,6 +118,7 @@ struct Planner<'a> {
     reader: &'a Reader,
     request: &'a RestoreRequest,
     sources: &'a [Vec<u8>],
+    root: BorrowedFd<'a>,
     opener: Opener<'a>,
     owners: &'a Owners,
     tally: &'a Tally,
@@ -126,6 +127,7 @@ struct Planner<'a> {
     window: Vec<FileTask>,
     window_pieces: usize,
     links: HashMap<u64, (Arc<Folder>, Vec<u8>, Node)>,
+    claimed: HashMap<(u64, u64), u64>,
     late: Late,
     path: Vec<u8>,
     levels: Vec<Level<'a>>,
@@ -156,6 +158,8 @@ impl<'a> Planner<'a> {
             window: Vec::new(),
             window_pieces: 0,
             links: HashMap::new(),
+            claimed: HashMap::new(),
+            root,
             late: Late::default(),
             path: selected.path.to_vec(),
             levels: Vec::new(),
@@ -165,12 +169,15 @@ impl<'a> Planner<'a> {
 
     fn run(&mut self, selected: &Selected<'_>) -> Result<Restored> {
         match &selected.entry.node {
-            Node::Folder { content } => {
+            Node::Folder { .. } => {
                 let root = Folder::root(&self.path);
                 if self.request.root_metadata {
                     self.late.folders.push((Arc::clone(&root), selected.entry.metadata.clone()));
                 }
-                self.enter(root, content, State::Old, self.request.include.is_empty(), Waits::No);
+                if let Ok(stat) = rustix::fs::fstat(self.root) {
+                    self.late.devices.insert(stat.st_dev, Arc::clone(&root));
+                }
+                self.enter(root, selected.entry, State::Old, self.request.takes_all(), Waits::No);
                 while let Some(level) = self.levels.last_mut() {
                     self.path.truncate(level.path_bytes);
                     match level.listing.next() {
@@ -182,7 +189,11 @@ impl<'a> Planner<'a> {
             }
             _ => {
                 self.path.truncate(self.path.iter().rposition(|b| *b == b'/').unwrap_or_default());
-                self.place(&Folder::root(&self.path), State::Old, selected.entry.clone())?;
+                let root = Folder::root(&self.path);
+                if let Ok(stat) = rustix::fs::fstat(self.root) {
+                    self.late.devices.insert(stat.st_dev, Arc::clone(&root));
+                }
+                self.place(&root, State::Old, selected.entry.clone())?;
             }
         }
         self.send()?;
@@ -213,55 +224,21 @@ impl<'a> Planner<'a> {
         self.progress.tell(Event::Problem { path, verb, cause });
     }
 
-    fn enter(&mut self, folder: Arc<Folder>, content: &Content, state: State, included: bool, waits: Waits) {
-        let names = (self.request.delete && state == State::Old && self.is_in_source()).then(HashSet::new);
+    fn enter(&mut self, folder: Arc<Folder>, entry: &Entry, state: State, included: bool, waits: Waits) {
+        let Node::Folder { content } = &entry.node else { return };
+        // What is missing from a folder of which something was left out may be what was left out.
+        let clean = self.request.delete && state == State::Old && !entry.partial;
+        let names = (clean && is_within(&self.path, self.sources)).then(HashSet::new);
         let listing = listing(self.reader, content, None);
         self.levels.push(Level { folder, path_bytes: self.path.len(), listing, included, names, state, waits });
     }
 
-    fn is_in_source(&self) -> bool {
-        self.sources.iter().any(|source| {
-            let source = source.strip_suffix(b"/").unwrap_or(source);
-            self.path.strip_prefix(source).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-        })
-    }
-
     fn leave(&mut self) {
         let Some(level) = self.levels.pop() else { return };
-        if let Some(names) = &level.names
-            && let Err(e) = self.delete_others(&level, names)
-        {
-            self.problem("remove what the snapshot does not have from", &e);
+        if let Some(names) = level.names {
+            let (folder, path, included) = (level.folder, self.path.clone(), level.included);
+            self.late.cleanings.push(Cleaning { folder, path, names, included });
         }
-    }
-
-    fn delete_others(&mut self, level: &Level<'_>, names: &HashSet<Vec<u8>>) -> io::Result<()> {
-        let folder = self.opener.open(&level.folder)?;
-        let device = rustix::fs::fstat(folder.as_fd())?.st_dev;
-        for name in live::names_of(folder.as_fd())? {
-            if names.contains(&name) {
-                continue;
-            }
-            let Some(stat) = live::look(folder.as_fd(), &name)? else { continue };
-            self.path.truncate(level.path_bytes);
-            self.step_into(&name);
-            let is_folder = live::kind_of(&stat) == FileType::Directory;
-            let included = level.included || self.request.include.matches(&self.path, is_folder);
-            if !live::is_unfinished(&name) && (!included || self.request.exclude.matches(&self.path, is_folder)) {
-                continue;
-            }
-            if self.request.dry_run {
-                self.done.deleted += 1;
-                continue;
-            }
-            let exclude = &self.request.exclude;
-            let is_spared = |path: &[u8], is_folder| exclude.matches(path, is_folder);
-            match live::remove(folder.as_fd(), &name, device, &self.path, &is_spared) {
-                Ok(removed) => self.done.deleted += removed,
-                Err(e) => self.problem("remove", &e),
-            }
-        }
-        Ok(())
     }
 
     fn step_into(&mut self, name: &[u8]) {
@@ -282,25 +259,25 @@ impl<'a> Planner<'a> {
         if self.request.exclude.matches(&self.path, is_folder) {
             return Ok(());
         }
-        let included = level.included || self.request.include.matches(&self.path, is_folder);
+        let included = level.included || self.request.takes(&self.path, is_folder);
         if included && !self.end_waiting() {
             return Ok(());
         }
         let Some(level) = self.levels.last() else { return Ok(()) };
         let (folder, state) = (Arc::clone(&level.folder), level.state);
         match &entry.node {
-            Node::Folder { content } if !included => {
+            Node::Folder { .. } if !included => {
                 let (state, waits) = match self.has_folder(&folder, state, &entry.name) {
                     true => (State::Old, Waits::No),
                     false => (State::Absent, Waits::Yes(Box::new(entry.clone()))),
                 };
-                self.enter(folder.child(&entry.name), content, state, false, waits);
+                self.enter(folder.child(&entry.name), &entry, state, false, waits);
                 Ok(())
             }
-            Node::Folder { content } => {
+            Node::Folder { .. } => {
                 let placed = self.place_folder(&folder, state, &entry);
                 match placed {
-                    Ok(Some(now)) => self.enter(folder.child(&entry.name), content, now, true, Waits::No),
+                    Ok(Some(now)) => self.enter(folder.child(&entry.name), &entry, now, true, Waits::No),
                     Ok(None) => {}
                     Err(e) => self.problem("make the folder", &e),
                 }
@@ -350,10 +327,12 @@ impl<'a> Planner<'a> {
         }
         let open = self.opener.open(parent)?;
         let found = if state == State::Old { live::look(open.as_fd(), &entry.name)? } else { None };
-        if found.as_ref().is_some_and(|stat| live::kind_of(stat) == FileType::Directory) {
-            if self.is_in_source() {
-                self.late.folders.push((parent.child(&entry.name), entry.metadata.clone()));
+        if let Some(stat) = found.as_ref().filter(|stat| live::kind_of(stat) == FileType::Directory) {
+            let folder = parent.child(&entry.name);
+            if self.request.owns_folder(&self.path, self.sources) {
+                self.late.folders.push((Arc::clone(&folder), entry.metadata.clone()));
             }
+            self.late.devices.entry(stat.st_dev).or_insert(folder);
             return Ok(Some(State::Old));
         }
         if let Some(stat) = found {
@@ -374,6 +353,17 @@ impl<'a> Planner<'a> {
         // A label or a default ACL that the new folder has got would be given to what is made in it, too.
         let made = live::open_folder(open.as_fd(), &entry.name)?;
         let bare = metadata::read_xattrs(Handle::Open(made.as_fd())).is_ok_and(|xattrs| xattrs.is_empty());
+        if self.request.in_place && !is_within(&self.path, self.sources) {
+            // Going on after an interruption leaves such a folder as it is; so it gets what it needs at once.
+            let mode = entry.metadata.mode | 0o700;
+            let options = ApplyOptions { there: None, by_name: self.request.by_name, is_symlink: false, bare };
+            metadata::apply(
+                Handle::Open(made.as_fd()),
+                &Metadata { mode, ..entry.metadata.clone() },
+                self.owners,
+                options,
+            );
+        }
         Ok(Some(State::New { bare }))
     }
 
@@ -400,7 +390,8 @@ impl<'a> Planner<'a> {
                 // Two snapshots of the same id with other content would be a forgery: then it is a file of its own.
                 Some((first_folder, first_name, node)) if *node == entry.node => {
                     let first = (Arc::clone(first_folder), first_name.clone());
-                    self.late.links.push(LateLink { first, folder: Arc::clone(folder), name: entry.name });
+                    let (name, metadata) = (entry.name, entry.metadata);
+                    self.late.links.push(LateLink { first, folder: Arc::clone(folder), name, metadata });
                     return Ok(());
                 }
                 Some(_) => {}
@@ -421,6 +412,12 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Takes an inode with several names for the names of one link id; says whether it was free or that id's already.
+    fn claim(&mut self, stat: &Stat, entry: &Entry) -> bool {
+        let Some(id) = entry.link else { return true };
+        *self.claimed.entry((stat.st_dev, stat.st_ino)).or_insert(id) == id
+    }
+
     /// Gives an entry up, and with it the names that would be linked to it.
     fn failed(&self, entry: &Entry, verb: &str, cause: &io::Error) {
         if entry.link.is_some() {
@@ -438,18 +435,18 @@ impl<'a> Planner<'a> {
         content: &Content,
     ) -> Result<()> {
         let way = match there {
-            // A file that an interruption left half written under its own name would count as one that is there.
-            None if matches!(self.request.overwrite, Overwrite::IfNewer | Overwrite::Never) => Way::Replace,
-            None => Way::Create,
+            None => Way::Write,
             Some(stat) if live::kind_of(&stat) == FileType::Directory => {
                 let open = self.opener.open(folder);
-                let removed = open.and_then(|open| make_way(open.as_fd(), &entry.name, &stat, self.request));
+                let removed = open.and_then(|open| make_way(open.as_fd(), &entry.name, self.request));
                 if let Err(e) = removed {
                     self.failed(entry, "make way for", &e);
                     return Ok(());
                 }
-                Way::Create
+                Way::Write
             }
+            // The inode of another set of names: two sets that are equal by now are not to become one.
+            Some(stat) if stat.st_nlink > 1 && !self.claim(&stat, entry) => Way::Write,
             Some(stat) => self.request.way_over(&stat, entry, size),
         };
         if self.request.dry_run {

@@ -83,11 +83,12 @@ pub fn put(
 ) -> io::Result<Shortfalls> {
     let (name, Some(special)) = (entry.name.as_slice(), Special::of(&entry.node)) else { return Ok(Shortfalls::new()) };
     let shared = there.as_ref().is_some_and(|stat| stat.st_nlink > 1) != entry.link.is_some();
+    let mut kept = None;
     match there {
         None => special.make(folder, name)?,
-        Some(stat) if special.is_at(folder, name, &stat) && !shared => {}
+        Some(stat) if special.is_at(folder, name, &stat) && !shared => kept = Some(stat),
         Some(stat) if live::kind_of(&stat) == FileType::Directory => {
-            make_way(folder, name, &stat, request)?;
+            make_way(folder, name, request)?;
             special.make(folder, name)?;
         }
         Some(_) => {
@@ -98,6 +99,6 @@ pub fn put(
         }
     }
     let is_symlink = matches!(special, Special::Symlink(_));
-    let options = ApplyOptions { by_name: request.by_name, is_symlink, bare: false };
+    let options = ApplyOptions { there: kept.as_ref(), by_name: request.by_name, is_symlink, bare: false };
     Ok(metadata::apply(Handle::At(folder, name), &entry.metadata, owners, options))
 }

@@ -40,8 +40,17 @@ pub fn verify(
 ) -> Result<u64> {
     let (opener, owners) = (Opener::new(root), Owners::default());
     let path = selected.path.to_vec();
-    let mut verifier =
-        Verifier { reader, request, opener, owners: &owners, progress, differing: 0, path, buffer: Vec::new() };
+    let mut verifier = Verifier {
+        reader,
+        request,
+        sources: selected.sources,
+        opener,
+        owners: &owners,
+        progress,
+        differing: 0,
+        path,
+        buffer: Vec::new(),
+    };
     verifier.run(selected)?;
     Ok(verifier.differing)
 }
@@ -49,6 +58,7 @@ pub fn verify(
 struct Verifier<'a> {
     reader: &'a Reader,
     request: &'a RestoreRequest,
+    sources: &'a [Vec<u8>],
     opener: Opener<'a>,
     owners: &'a Owners,
     progress: &'a dyn Progress,
@@ -70,7 +80,7 @@ impl Verifier<'_> {
             self.compare(&Folder::root(selected.path), selected.entry);
             return Ok(());
         };
-        let included = self.request.include.is_empty();
+        let included = self.request.takes_all();
         let (path_bytes, reader) = (self.path.len(), self.reader);
         let mut levels = vec![Level {
             folder: Folder::root(selected.path),
@@ -91,7 +101,7 @@ impl Verifier<'_> {
                     self.path.push(b'/');
                     self.path.extend_from_slice(&entry.name);
                     let is_folder = matches!(entry.node, Node::Folder { .. });
-                    let included = level.included || self.request.include.matches(&self.path, is_folder);
+                    let included = level.included || self.request.takes(&self.path, is_folder);
                     if self.request.exclude.matches(&self.path, is_folder) {
                         continue;
                     }
@@ -137,6 +147,9 @@ impl Verifier<'_> {
         if !same_kind {
             return Ok(Some("kind"));
         }
+        if live::kind_of(&stat) == FileType::Directory && !self.request.owns_folder(&self.path, self.sources) {
+            return Ok(None);
+        }
         let wanted = &entry.metadata;
         let owner = self.owners.numbers(&wanted.owner, self.request.by_name);
         if (stat.st_uid, stat.st_gid) != owner {
@@ -165,6 +178,8 @@ impl Verifier<'_> {
     fn content_differs(&mut self, folder: BorrowedFd<'_>, entry: &Entry) -> io::Result<bool> {
         let Node::File { content, .. } = &entry.node else { return Ok(true) };
         let file = File::from(live::open_existing(folder, &entry.name, false)?);
+        // What is on the medium is to be compared, not what is still in memory.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         let mut at = 0;
         for run in runs(self.reader, content) {
             let (id, length_bytes) = match run.map_err(io::Error::other)? {

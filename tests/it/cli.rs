@@ -393,8 +393,8 @@ fn a_restore_without_a_target_makes_a_new_folder_and_never_writes_over_one() {
     assert_same(&scene.source, &made.join(scene.source.strip_prefix("/").unwrap()));
     fs::remove_file(made.join(scene.source.strip_prefix("/").unwrap()).join("file")).unwrap();
     let inode = fs::metadata(&made).unwrap().ino();
-    let again = restore().expect(1);
-    assert!(again.complaint().contains(&format!("xsnap-{id}")), "{}", again.complaint());
+    let again = restore().expect(2);
+    assert!(again.complaint().contains(&format!("--target xsnap-{id}")), "{}", again.complaint());
     assert!(!made.join(scene.source.strip_prefix("/").unwrap()).join("file").exists());
     assert_eq!(fs::metadata(&made).unwrap().ino(), inode);
 }

@@ -145,6 +145,9 @@ impl World {
         let target = in_memory_folder();
         let root = fs::File::open(target.path()).unwrap();
         let request = RestoreRequest {
+            only: None,
+            in_place: false,
+            spare: Vec::new(),
             include: Patterns::default(),
             exclude: Patterns::default(),
             overwrite: Overwrite::Always,

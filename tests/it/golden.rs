@@ -141,6 +141,9 @@ fn restored(repository: &Repository, snapshot: &Snapshot) -> Value {
     let target = fast_folder();
     let selected = Selected { entry: &entry, path: SOURCE.as_bytes(), sources: &snapshot.sources };
     let request = RestoreRequest {
+        only: None,
+        in_place: false,
+        spare: Vec::new(),
         include: Patterns::default(),
         exclude: Patterns::default(),
         overwrite: Overwrite::Always,

@@ -30,6 +30,8 @@ mod fuzzing;
 
 mod golden;
 
+mod kept;
+
 mod layers;
 
 mod readme;

@@ -2,13 +2,16 @@
 
 use crate::cli::{
     args::{OverwriteWord, Restore},
-    render::{count, size},
-    session::{Session, shown},
+    render::{clean, count, size},
+    session::{Session, shown, time_text},
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 use xsnap::{
@@ -20,7 +23,7 @@ use xsnap::{
     },
     error::Error,
     progress::{Event, Progress},
-    repo::{listing::find, opening::Access, tree::Entry},
+    repo::{listing::find, opening::Access, repository::Repository, snapshot::Snapshot, tree::Entry},
 };
 
 /// Where a restore goes.
@@ -36,31 +39,35 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     let repository = session.open(Access::Read)?;
     let (snapshot, path) = session.chosen(&repository, &words.what, &words.choice)?;
     let found = find(&repository.tree_reader()?, &snapshot.root, &path)?;
-    let entry = found.ok_or_else(|| {
-        Error::Usage(format!("snapshot {} has no {}", snapshot.id.short(), crate::cli::render::clean(&path)))
-    })?;
+    let entry =
+        found.ok_or_else(|| Error::Usage(format!("snapshot {} has no {}", snapshot.id.short(), clean(&path))))?;
+    announce(session, snapshot, &repository, words)?;
     let in_place = words.target.as_deref() == Some(Path::new("/"));
-    let place = place(words, &snapshot.id.short())?;
-    // In place everything goes back to where it came from, a part of a snapshot too.
-    let (selected_entry, selected_path, include): (&Entry, &[u8], _) = if in_place && !path.is_empty() {
-        (&snapshot.root, &[], Some(exact_pattern(&path)))
-    } else {
-        (&entry, &path, None)
+    let Some(place) = place(words, &snapshot.id.short())? else {
+        session.screen.say("the target does not exist: everything would be restored")?;
+        return Ok(0);
     };
+    // In place everything goes back to where it came from, a part of a snapshot too.
+    let (selected_entry, selected_path, only): (&Entry, &[u8], _) =
+        if in_place && !path.is_empty() { (&snapshot.root, &[], Some(path.clone())) } else { (&entry, &path, None) };
+    if only.is_some() && !words.include.is_empty() {
+        bail!(Error::Usage("with --target / and a path, --include has no use: name the path alone".into()));
+    }
     let root_is_source = snapshot.sources.iter().any(|s| s == b"/");
+    let own = session.repo_path()?.metadata();
     let request = RestoreRequest {
-        include: Patterns::new(include.iter().chain(&words.include))?,
+        only,
+        include: Patterns::new(&words.include)?,
         exclude: Patterns::new(&words.exclude)?,
         overwrite: overwrite(words.overwrite),
         delete: words.delete,
         dry_run: words.dry_run,
         by_name: !words.numeric_ids,
         threads: session.threads(),
-        root_metadata: if selected_path.is_empty() { root_is_source && (place.fresh || in_place) } else { place.fresh },
+        root_metadata: if in_place { root_is_source } else { place.fresh && (!path.is_empty() || root_is_source) },
+        in_place,
+        spare: own.map(|m| (m.dev(), m.ino())).into_iter().collect(),
     };
-    if include.is_some() && !words.include.is_empty() {
-        bail!(Error::Usage("with --target / and a path, --include has no use: name the path alone".into()));
-    }
     let selected = Selected { entry: selected_entry, path: selected_path, sources: &snapshot.sources };
     let counts = snapshot.counts;
     session.screen.begin("restore");
@@ -91,29 +98,41 @@ fn overwrite(word: OverwriteWord) -> Overwrite {
     }
 }
 
-/// A pattern that matches one path and nothing else.
-fn exact_pattern(path: &[u8]) -> String {
-    let mut pattern = String::new();
-    for c in String::from_utf8_lossy(path).chars() {
-        match c {
-            '*' | '?' | '[' | ']' | '{' | '}' | '\\' => pattern.extend(['\\', c]),
-            '\u{fffd}' => pattern.push('?'),
-            c => pattern.push(c),
-        }
+/// Says what is about to be restored, and what of it people may not expect.
+fn announce(session: &Session<'_>, snapshot: &Snapshot, repository: &Repository, words: &Restore) -> Result<()> {
+    let (id, host) = (snapshot.id.short(), clean(&snapshot.host));
+    session.screen.say(&format!("snapshot {id} of {host}, {}", time_text(snapshot.time)))?;
+    if !snapshot.complete {
+        let problems = count(snapshot.counts.problems, "problem");
+        session.screen.note(&format!("this snapshot is incomplete: {problems} when it was made"));
     }
-    pattern
+    if !words.numeric_ids && find(&repository.tree_reader()?, &snapshot.root, b"/etc/passwd").is_ok_and(|e| e.is_some())
+    {
+        session.screen.note(
+            "owners are set by the names that this machine knows; to bring back a whole system, from a rescue system \
+             or onto a fresh one, use --numeric-ids",
+        );
+    }
+    Ok(())
 }
 
-/// Opens the target, or makes it. Without one, a new folder is made, and never anything written over.
-fn place(words: &Restore, id: &str) -> Result<Place> {
+/// Opens the target, or makes it; nothing where a dry run would have to make it. Without one, a new folder is made, and
+/// never anything written over.
+fn place(words: &Restore, id: &str) -> Result<Option<Place>> {
     let path = words.target.clone().unwrap_or_else(|| PathBuf::from(format!("xsnap-{id}")));
     let what = || format!("cannot make the folder {}", shown(&path));
     let mut fresh = false;
     if words.target.is_none() || !path.exists() {
         if words.dry_run {
-            bail!(Error::Usage(format!("{} does not exist: everything would be restored", shown(&path))));
+            return Ok(None);
         }
         let made = if words.target.is_some() { std::fs::create_dir_all(&path) } else { std::fs::create_dir(&path) };
+        if let Err(e) = &made
+            && e.kind() == std::io::ErrorKind::AlreadyExists
+        {
+            let shown = shown(&path);
+            bail!(Error::Usage(format!("{shown} is there already; --target {shown} goes on with it")));
+        }
         made.with_context(what)?;
         fresh = true;
     }
@@ -121,7 +140,7 @@ fn place(words: &Restore, id: &str) -> Result<Place> {
     let opened = rustix::fs::open(&path, flags, rustix::fs::Mode::empty());
     let root = opened.with_context(|| format!("cannot open the target {}", shown(&path)))?;
     fresh = fresh || std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
-    Ok(Place { path, root, fresh })
+    Ok(Some(Place { path, root, fresh }))
 }
 
 #[derive(Serialize)]

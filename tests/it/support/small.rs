@@ -160,6 +160,9 @@ pub struct Outcome {
 /// The request of a plain restore.
 pub fn restore_request() -> RestoreRequest {
     RestoreRequest {
+        only: None,
+        in_place: false,
+        spare: Vec::new(),
         include: Patterns::default(),
         exclude: Patterns::default(),
         overwrite: Overwrite::Always,

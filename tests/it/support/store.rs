@@ -238,6 +238,9 @@ impl Store {
         fs::create_dir_all(target).unwrap();
         let root = fs::File::open(target).unwrap();
         let mut request = RestoreRequest {
+            only: None,
+            in_place: false,
+            spare: Vec::new(),
             include: Patterns::default(),
             exclude: Patterns::default(),
             overwrite: Overwrite::Always,
