@@ -27,6 +27,7 @@ mod cli {
     }
 }
 
+use anyhow::Context;
 use clap::Parser;
 use cli::{
     args::{Args, Command},
@@ -50,6 +51,8 @@ fn main() -> ExitCode {
 /// Runs a command and returns its exit code.
 fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
     let session = Session { global: &args.global, screen };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(session.threads());
+    pool.build_global().context("cannot start threads")?;
     match &args.command {
         Command::Init(words) => commands::backup::init(&session, words),
         Command::Backup(words) => commands::backup::backup(&session, words),

@@ -14,7 +14,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
-        unix::ffi::{OsStrExt, OsStringExt},
+        unix::ffi::OsStringExt,
     },
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -305,11 +305,6 @@ fn set_xattrs(handle: Handle<'_>, wanted: &Xattrs, bare: bool) -> Shortfalls {
 /// The file system's own.
 pub fn read_link(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
     Ok(rustix::fs::readlinkat(folder.as_fd(), name, Vec::new())?.into_bytes())
-}
-
-/// The bytes of a path.
-pub fn path_bytes(path: &std::path::Path) -> Vec<u8> {
-    path.as_os_str().as_bytes().to_vec()
 }
 
 /// The path of some bytes.

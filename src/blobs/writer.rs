@@ -231,11 +231,6 @@ impl Filler {
         Ok(id)
     }
 
-    /// The id that `put` would give, without putting anything.
-    pub fn identify(&self, bytes: &[u8]) -> BlobId {
-        self.shared.secrets.blob_id(bytes)
-    }
-
     /// Sends on what is held. To be called before a filler is dropped.
     ///
     /// # Errors

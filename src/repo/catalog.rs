@@ -65,7 +65,6 @@ pub struct PlainFields {
 #[derive(Debug)]
 pub struct Catalog {
     db: Connection,
-    in_memory: bool,
 }
 
 impl Catalog {
@@ -96,7 +95,7 @@ impl Catalog {
     pub fn in_memory(repository: RepositoryId) -> Outcome<Self> {
         let db = Connection::open_in_memory()?;
         create(&db, &repository.to_string())?;
-        Ok(Self { db, in_memory: true })
+        Ok(Self { db })
     }
 
     /// Opens a file for reading and writing; one that is damaged or of another repository is made anew.
@@ -129,7 +128,7 @@ impl Catalog {
         }
         db.execute_batch("COMMIT")?;
         check_identity(&db, identity)?;
-        Ok(Self { db, in_memory: false })
+        Ok(Self { db })
     }
 
     /// Copies what a file on a read-only medium holds into memory.
@@ -143,9 +142,9 @@ impl Catalog {
         let file = Connection::open_with_flags(format!("file:{text}?immutable=1"), flags)?;
         harden(&file)?;
         check_identity(&file, identity)?;
-        let copy = Self { db: Connection::open_in_memory()?, in_memory: true };
+        let copy = Self { db: Connection::open_in_memory()? };
         create(&copy.db, identity)?;
-        let file = Self { db: file, in_memory: false };
+        let file = Self { db: file };
         for name in file.pack_names(None)? {
             file.pack(&name)?.map_or(Ok(()), |row| copy.put_pack(&row))?;
         }
@@ -154,11 +153,6 @@ impl Catalog {
         }
         copy.mark_bad(file.bad_frames()?.iter().flat_map(|(pack, frames)| frames.iter().map(move |f| (pack, *f))))?;
         Ok(copy)
-    }
-
-    /// Whether the catalogue is gone when this is dropped.
-    pub fn is_in_memory(&self) -> bool {
-        self.in_memory
     }
 
     /// Runs `work` as one transaction.

@@ -59,8 +59,6 @@ pub const HEADER_BYTES: usize = 64;
 pub const TRAILER_BYTES: usize = 40;
 /// The largest object that is read whole: everything but packs.
 pub const MAX_SMALL_BYTES: u64 = 64 << 20;
-/// No object is larger than FAT32 can hold in one file.
-pub const MAX_OBJECT_BYTES: u64 = (4 << 30) - 1;
 
 /// What an object says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
