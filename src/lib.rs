@@ -38,6 +38,9 @@ pub mod blobs {
     /// Many blobs compressed as one.
     pub mod frame;
 
+    /// Frames found in a pack whose table is lost.
+    pub mod search;
+
     /// Many frames in one object.
     pub mod pack;
 

@@ -11,27 +11,31 @@ use crate::{
         codec::{self, Extensions},
         frame::{self, Head, Packed, Prefix},
         seal::{Sealer, Secrets},
+        search::Search,
     },
     error::{Error, Result},
     id::{BlobId, ObjectName, RepositoryId},
     storage::{
         envelope::{self, HEADER_BYTES, Kind, Label, ObjectWriter, TRAILER_BYTES},
-        object::{Folder, Storage},
+        object::{Folder, Storage, met_unreadable, read_again, unreadable_as_damage},
     },
 };
 use bincode::{Decode, Encode};
+use std::collections::HashMap;
 
 /// The part number that the table of contents is sealed under; no frame has it.
 const TOC_PART: u64 = u64::MAX;
 /// Bytes after the table: its length and a magic.
 const FOOTER_BYTES: usize = 8;
 const TOC_MAGIC: [u8; 4] = *b"xToc";
-/// How much of a pack is read at once where frames do not say how much.
+/// How much of a pack is read at once between frames.
 const STEP_BYTES: u64 = 4 << 20;
 /// No table is longer, as stored.
 const MAX_TOC_BYTES: usize = 48 << 20;
 /// A pack is ended once it holds this many blobs: their ids, and those of one more frame, fit well into a table.
 const FULL_BLOBS: usize = 1 << 19;
+/// So no pack holds more than this.
+const MAX_PACK_BLOBS: usize = FULL_BLOBS + frame::MAX_BLOBS;
 
 /// Where a frame lies in its pack and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -61,6 +65,9 @@ pub struct Toc {
     pub extensions: Extensions,
 }
 
+/// Where the ids of bases stand in the list of a table that is being made.
+type Positions = HashMap<BlobId, u32>;
+
 impl Toc {
     /// Ids of all blobs, frame after frame.
     pub fn ids(&self) -> impl ExactSizeIterator<Item = BlobId> {
@@ -72,14 +79,12 @@ impl Toc {
         self.bases.as_chunks().0.get(position as usize).map(|id| BlobId(*id))
     }
 
-    fn push(&mut self, offset_bytes: u64, prefix: Prefix, head: &Head, ids: &[BlobId]) {
+    fn push(&mut self, positions: &mut Positions, offset_bytes: u64, prefix: Prefix, head: &Head, ids: &[BlobId]) {
         let bases = head.bases.iter().map(|base| {
-            let known = self.bases.as_chunks::<32>().0.iter().position(|b| *b == base.0);
-            let position = known.unwrap_or_else(|| {
+            *positions.entry(*base).or_insert_with(|| {
                 self.bases.extend_from_slice(&base.0);
-                self.bases.len() / BlobId::BYTES - 1
-            });
-            u32::try_from(position).unwrap_or(u32::MAX)
+                u32::try_from(self.bases.len() / BlobId::BYTES - 1).unwrap_or(u32::MAX)
+            })
         });
         let bases = bases.collect();
         let frame_bytes = u32::try_from(prefix.frame_bytes()).unwrap_or(u32::MAX);
@@ -174,6 +179,7 @@ pub struct PackBuilder {
     kind: Kind,
     sealer: Sealer,
     toc: Toc,
+    positions: Positions,
     buffer: Vec<u8>,
 }
 
@@ -187,7 +193,7 @@ impl PackBuilder {
         let label = Label { kind, repository, name: name.clone() };
         let writer = ObjectWriter::begin(storage, Folder::Packs, &label)?;
         let sealer = secrets.sealer(&name);
-        Ok(Self { writer, name, kind, sealer, toc: Toc::default(), buffer: Vec::new() })
+        Ok(Self { writer, name, kind, sealer, toc: Toc::default(), positions: Positions::new(), buffer: Vec::new() })
     }
 
     /// Appends a frame. Nothing is durable yet.
@@ -199,7 +205,7 @@ impl PackBuilder {
         let offset_bytes = self.writer.length_bytes();
         self.buffer.clear();
         let (prefix, head, ids) = frame::seal(&self.sealer, number, packed, &mut self.buffer);
-        self.toc.push(offset_bytes, prefix, &head, &ids);
+        self.toc.push(&mut self.positions, offset_bytes, prefix, &head, &ids);
         self.writer.append(&self.buffer)
     }
 
@@ -238,13 +244,16 @@ pub struct FoundToc {
     pub sealed_toc: Vec<u8>,
     /// What was wrong, where the table had to be made again from the frames.
     pub mended: Option<String>,
+    /// Whether bytes could not be read while it was made again: another attempt may find more.
+    pub unread: bool,
 }
 
-/// Reads a pack's table; where it or the bytes around it are damaged, searches the pack for whole frames and makes the
-/// table again from them.
+/// Reads a pack's table; where it or the bytes around it are damaged or cannot be read, searches the pack for whole
+/// frames and makes the table again from them.
 ///
 /// # Errors
-/// `Newer`, and storage errors. Damage is no error: what is whole is found.
+/// `Newer`, and storage errors; among them that the table cannot be read, where no frame is found either. Damage is no
+/// error: what is whole is found.
 pub fn read_toc(
     storage: &dyn Storage,
     secrets: &Secrets,
@@ -256,28 +265,36 @@ pub fn read_toc(
     let object = Folder::Packs.object(name);
     let kind = read_kind(storage, repository, name, &object);
     let own = read_own_toc(storage, &sealer, kind.as_ref().ok().copied(), name, length_bytes);
-    match (own, kind) {
+    let failure = match own {
         // A table that opens is of this version, whatever the header says.
-        (Ok((kind, toc, sealed_toc)), found) => {
-            Ok(FoundToc { kind, toc, sealed_toc, mended: found.err().map(|e| e.to_string()) })
+        Ok((found, toc, sealed_toc)) => {
+            let mended = kind.err().map(|e| e.to_string());
+            return Ok(FoundToc { kind: found, toc, sealed_toc, mended, unread: false });
         }
-        (Err(e @ Error::Damaged { .. }), kind) => {
-            if let (Err(Error::Newer { .. }), Err(newer @ Error::Newer { .. })) =
-                (&kind, envelope::verify(storage, Folder::Packs, name, length_bytes))
-            {
-                return Err(newer);
-            }
-            let toc = search(storage, secrets, &sealer, name, length_bytes)?;
-            // A pack of unknown kind is looked through whenever trees are wanted, and whenever everything is.
-            let kind = kind.unwrap_or(Kind::TreePack);
-            Ok(FoundToc { kind, sealed_toc: toc.seal_again(secrets, name, kind)?, toc, mended: Some(e.to_string()) })
-        }
-        (Err(e), _) => Err(e),
+        Err(e) => e,
+    };
+    let unreadable = met_unreadable(storage, &failure);
+    if !unreadable && !matches!(failure, Error::Damaged { .. }) {
+        return Err(failure);
     }
+    if let (Err(Error::Newer { .. }), Err(newer @ Error::Newer { .. })) =
+        (&kind, envelope::verify(storage, Folder::Packs, name, length_bytes))
+    {
+        return Err(newer);
+    }
+    let (toc, unread) = table_of_found(&Search { storage, secrets, sealer: &sealer, name, length_bytes })?;
+    if unreadable && toc.frames.is_empty() {
+        return Err(failure);
+    }
+    // A pack of unknown kind is looked through whenever trees are wanted, and whenever everything is.
+    let kind = kind.unwrap_or(Kind::TreePack);
+    let sealed_toc = toc.seal_again(secrets, name, kind)?;
+    let mended = Some(unreadable_as_damage(storage, failure).to_string());
+    Ok(FoundToc { kind, sealed_toc, toc, mended, unread: unread || unreadable })
 }
 
 fn read_kind(storage: &dyn Storage, repository: RepositoryId, name: &ObjectName, object: &str) -> Result<Kind> {
-    let header = storage.read(Folder::Packs, name, 0, HEADER_BYTES);
+    let header = read_again(storage, Folder::Packs, name, 0, HEADER_BYTES);
     let header = header.map_err(|_| Error::damaged(object, "its header cannot be read"))?;
     let label = Label::decode(&header, object)?;
     if !matches!(label.kind, Kind::DataPack | Kind::TreePack) {
@@ -297,7 +314,7 @@ fn read_own_toc(
 ) -> Result<(Kind, Toc, Vec<u8>)> {
     let object = Folder::Packs.object(name);
     let read = |offset: u64, length: usize| {
-        storage.read(Folder::Packs, name, offset, length).map_err(|e| Error::storage("read", &object, e))
+        read_again(storage, Folder::Packs, name, offset, length).map_err(|e| Error::storage("read", &object, e))
     };
     let bad = |why: &str| Error::damaged(&object, why);
     let tail_bytes = (FOOTER_BYTES + TRAILER_BYTES) as u64;
@@ -324,10 +341,11 @@ fn read_own_toc(
 }
 
 /// Reads every byte of a pack once, from the start to the end, hands each frame on, and compares the whole with its
-/// proof.
+/// proof. A frame that cannot be read is not handed on.
 ///
 /// # Errors
-/// `Damaged` where the whole does not match its proof, after all frames were handed on; those of `take`; storage errors.
+/// `Damaged` where the whole does not match its proof or not all of it can be read, after all frames were handed on;
+/// those of `take`; storage errors.
 pub fn read_whole(
     storage: &dyn Storage,
     name: &ObjectName,
@@ -336,120 +354,95 @@ pub fn read_whole(
     mut take: impl FnMut(u32, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let object = Folder::Packs.object(name);
-    let read = |offset: u64, length: u64| {
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        storage.read(Folder::Packs, name, offset, length).map_err(|e| Error::storage("read", &object, e))
-    };
     let bad = |why: &str| Error::damaged(&object, why);
-    let proven_bytes = length_bytes.saturating_sub(32);
-    let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
-    let hash_up_to = |hasher: &mut blake3::Hasher, mut at: u64, end: u64| {
-        while at < end {
-            let piece = read(at, STEP_BYTES.min(end - at))?;
-            at += piece.len() as u64;
-            hasher.update(&piece);
-        }
-        Ok::<_, Error>(at)
-    };
+    let mut whole = Whole { storage, name, object: &object, hasher: blake3::Hasher::new(), at: 0, unread: false };
     for (number, frame) in (0_u32..).zip(&toc.frames).filter(|(_, f)| f.frame_bytes > 0) {
-        hash_up_to(&mut hasher, at, frame.offset_bytes)?;
-        let bytes = read(frame.offset_bytes, u64::from(frame.frame_bytes))?;
-        hasher.update(&bytes);
-        at = frame.offset_bytes + u64::from(frame.frame_bytes);
-        take(number, &bytes)?;
+        whole.hash_up_to(frame.offset_bytes)?;
+        if let Some(bytes) = whole.next(u64::from(frame.frame_bytes))? {
+            take(number, &bytes)?;
+        }
     }
-    hash_up_to(&mut hasher, at, proven_bytes)?;
-    let end = read(proven_bytes.saturating_sub(8), length_bytes - proven_bytes.saturating_sub(8))?;
+    let proven_bytes = length_bytes.saturating_sub(32);
+    whole.hash_up_to(proven_bytes)?;
+    let hash = whole.hasher.finalize();
+    whole.at = proven_bytes.saturating_sub(8);
+    let end = whole.next(length_bytes - whole.at)?.filter(|_| !whole.unread);
+    let end = end.ok_or_else(|| bad("not all of it can be read"))?;
     let (length, proof) = end.split_first_chunk::<8>().ok_or_else(|| bad("it is cut short"))?;
     if u64::from_le_bytes(*length) != length_bytes {
         return Err(bad("its length is not the one it was written with"));
     }
-    if hasher.finalize().as_bytes().as_slice() != proof {
+    if hash.as_bytes().as_slice() != proof {
         return Err(bad("its bytes do not match its proof"));
     }
     Ok(())
 }
 
-/// Makes a table from every whole frame of a pack. Frames that lean on bases are left to their own table: their blobs
-/// cannot be named without the bases.
-fn search(
-    storage: &dyn Storage,
-    secrets: &Secrets,
-    sealer: &Sealer,
-    name: &ObjectName,
-    length_bytes: u64,
-) -> Result<Toc> {
-    let object = Folder::Packs.object(name);
-    let read = |offset: u64, length: usize| {
-        let length = length.min(usize::try_from(length_bytes.saturating_sub(offset)).unwrap_or(usize::MAX));
-        storage.read(Folder::Packs, name, offset, length).map_err(|e| Error::storage("read", &object, e))
-    };
-    let (mut toc, mut at) = (Toc::default(), 0);
-    let (mut piece, mut start) = (Vec::new(), 0);
-    let mut patience_bytes = length_bytes.saturating_mul(16).saturating_add(64 << 20);
-    loop {
-        let unseen =
-            |piece: &[u8]| usize::try_from(at - start).ok().and_then(|from| piece.get(from..)?.get(..4)).is_none();
-        if unseen(&piece) {
-            (piece, start) = (read(at, STEP_BYTES as usize)?, at);
-        }
-        let rest = usize::try_from(at - start).ok().and_then(|from| piece.get(from..)).unwrap_or_default();
-        if rest.len() < frame::MAGIC.len() {
-            return Ok(toc);
-        }
-        let Some(found) = rest.windows(4).position(|w| *w == frame::MAGIC) else {
-            at = start + (piece.len() - 3) as u64;
-            continue;
-        };
-        at += found as u64;
-        match try_frame(sealer, at, &object, &read, &mut patience_bytes) {
-            Ok((prefix, head, frame)) => {
-                let ids = (0..frame.len()).filter_map(|n| frame.blob(n)).map(|b| secrets.blob_id(b));
-                toc.push_numbered(at, prefix, &head, &ids.collect::<Vec<_>>());
-                at += prefix.frame_bytes() as u64;
+/// A pack on its way past a hasher.
+struct Whole<'a> {
+    storage: &'a dyn Storage,
+    name: &'a ObjectName,
+    object: &'a str,
+    hasher: blake3::Hasher,
+    at: u64,
+    /// Whether some of it could not be read.
+    unread: bool,
+}
+
+impl Whole<'_> {
+    /// The next bytes, or nothing where they cannot be read and the medium is still there.
+    fn next(&mut self, length_bytes: u64) -> Result<Option<Vec<u8>>> {
+        let length = usize::try_from(length_bytes).unwrap_or(usize::MAX);
+        let read = read_again(self.storage, Folder::Packs, self.name, self.at, length);
+        self.at += length_bytes;
+        match read.map_err(|e| Error::storage("read", self.object, e)) {
+            Ok(bytes) => {
+                self.hasher.update(&bytes);
+                Ok(Some(bytes))
             }
-            Err(e) if e.is_damage() => at += 1,
-            Err(e) => return Err(e),
+            Err(e) if met_unreadable(self.storage, &e) => {
+                self.unread = true;
+                Ok(None)
+            }
+            Err(e) => Err(e),
         }
+    }
+
+    fn hash_up_to(&mut self, end: u64) -> Result<()> {
+        while self.at < end {
+            self.next(STEP_BYTES.min(end - self.at))?;
+        }
+        Ok(())
     }
 }
 
-/// Opens what may be a frame; its head first, for most of what looks like a frame is none. `patience_bytes` is how much may
-/// still be read for that: a forger can make every sixteen bytes look like the start of a long frame.
-fn try_frame(
-    sealer: &Sealer,
-    at: u64,
-    object: &str,
-    read: &dyn Fn(u64, usize) -> Result<Vec<u8>>,
-    patience_bytes: &mut u64,
-) -> Result<(Prefix, Head, frame::Frame)> {
-    let bad = |why: &str| Error::damaged(object, why);
-    let mut patient = |length: usize| match patience_bytes.checked_sub(length as u64) {
-        Some(left) => {
-            *patience_bytes = left;
-            read(at, length)
-        }
-        None => Err(bad("too much of it looks like a frame and is none")),
-    };
-    let prefix = read(at, frame::PREFIX_BYTES)?;
-    let prefix = Prefix::decode(&prefix).ok_or_else(|| bad("it does not begin as a frame does"))?;
-    let head = patient(frame::PREFIX_BYTES + prefix.head_bytes as usize)?;
-    let (_, head) = frame::open_head(sealer, prefix.number, &head, object)?;
-    let bytes = patient(prefix.frame_bytes())?;
-    let no_bases = |_: &[BlobId]| Err(Error::Missing { what: "the table that names a leaning frame's blobs".into() });
-    let frame = frame::open(sealer, prefix.number, &bytes, object, no_bases)?;
-    Ok((prefix, head, frame))
+/// Makes a table from every whole frame that a search finds.
+fn table_of_found(search: &Search<'_>) -> Result<(Toc, bool)> {
+    let (mut toc, mut positions) = (Toc::default(), Positions::new());
+    let unread = search.run(|at, prefix, head, ids| toc.push_numbered(&mut positions, at, prefix, head, ids))?;
+    Ok((toc, unread))
 }
 
 impl Toc {
     /// Adds a found frame under its own number; lost frames before it leave empty places.
-    fn push_numbered(&mut self, offset_bytes: u64, prefix: Prefix, head: &Head, ids: &[BlobId]) {
+    fn push_numbered(
+        &mut self,
+        positions: &mut Positions,
+        offset_bytes: u64,
+        prefix: Prefix,
+        head: &Head,
+        ids: &[BlobId],
+    ) {
         let last_end = self.frames.last().map_or(HEADER_BYTES as u64, |f| f.offset_bytes + u64::from(f.frame_bytes));
         let gap = (prefix.number as usize).checked_sub(self.frames.len());
         // A frame cannot be shorter than its prefix and two proofs: more lost ones than fit are a forgery.
         let Some(gap) = gap.filter(|gap| *gap as u64 * 48 <= offset_bytes.saturating_sub(last_end)) else { return };
+        // Nor does any pack have more blobs, and so frames, than is_full lets in.
+        if prefix.number as usize >= MAX_PACK_BLOBS || self.lengths.len() + ids.len() > MAX_PACK_BLOBS {
+            return;
+        }
         let lost = TocFrame { offset_bytes: last_end, frame_bytes: 0, blobs: 0, bases: Vec::new() };
         self.frames.extend(std::iter::repeat_n(lost, gap));
-        self.push(offset_bytes, prefix, head, ids);
+        self.push(positions, offset_bytes, prefix, head, ids);
     }
 }

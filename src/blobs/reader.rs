@@ -1,7 +1,8 @@
 //! The way out: locate, fetch, open, verify.
 //!
 //! No byte leaves here that was not compared with the id it was asked for by. A blob may lie in several places; all are
-//! tried. Frames found to be damaged are remembered, so that whoever owns the catalogue can mark them.
+//! tried. Frames found to be damaged are remembered, so that whoever owns the catalogue can mark them; a frame that the
+//! medium cannot bring is one of them, as long as the medium brings others.
 
 use crate::{
     blobs::{
@@ -11,14 +12,20 @@ use crate::{
     },
     error::{Error, Result},
     id::{BlobId, ObjectName},
-    storage::object::{Folder, Storage},
+    storage::{
+        envelope::HEADER_BYTES,
+        object::{Folder, Storage, is_unreadable, met_unreadable, read_again, unreadable_as_damage},
+    },
 };
 use lru::LruCache;
 use std::{
     collections::HashSet,
     io::{self, ErrorKind},
     os::unix::fs::FileExt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 /// Raw bytes of opened frames that are kept for the next question.
@@ -26,6 +33,12 @@ const CACHE_BYTES: usize = 24 << 20;
 
 /// How much of a live hole is compared with zeros at once.
 const HOLE_STEP_BYTES: u64 = 1 << 20;
+
+/// When so many frames in a row could not be read, other packs are asked whether the medium is still there: its listing
+/// may come from memory.
+const MAX_UNREAD: u32 = 32;
+/// How many other packs are asked.
+const ASKED_PACKS: usize = 8;
 
 /// A frame of a pack, found to be damaged.
 pub type BadFrame = (ObjectName, u32);
@@ -38,6 +51,8 @@ pub struct Reader {
     index: Arc<Index>,
     cache: Mutex<Cache>,
     bad: Mutex<HashSet<BadFrame>>,
+    /// Frames in a row that could not be read.
+    unread: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -54,7 +69,7 @@ impl Reader {
     /// A reader of what `index` knows.
     pub fn new(storage: Arc<dyn Storage>, secrets: Arc<Secrets>, index: Arc<Index>) -> Self {
         let cache = Mutex::new(Cache { frames: LruCache::unbounded(), held_bytes: 0 });
-        Self { storage, secrets, index, cache, bad: Mutex::default() }
+        Self { storage, secrets, index, cache, bad: Mutex::default(), unread: AtomicU32::new(0) }
     }
 
     /// What this reader knows of places.
@@ -207,13 +222,39 @@ impl Reader {
     fn fetch(&self, frame: u32) -> Result<(Vec<u8>, crate::blobs::seal::Sealer, u32)> {
         let missing = || Error::Missing { what: format!("frame {frame}") };
         let (indexed, pack, number) = self.index.frame(frame).ok_or_else(missing)?;
-        let read = self.storage.read(Folder::Packs, &pack.name, indexed.offset_bytes, indexed.frame_bytes as usize);
+        let (storage, object) = (self.storage.as_ref(), || Folder::Packs.object(&pack.name));
+        let read = read_again(storage, Folder::Packs, &pack.name, indexed.offset_bytes, indexed.frame_bytes as usize);
         let bytes = read.map_err(|e| match e.kind() {
-            ErrorKind::NotFound => Error::Missing { what: Folder::Packs.object(&pack.name) },
-            ErrorKind::UnexpectedEof => Error::damaged(Folder::Packs.object(&pack.name), "it is cut short"),
-            _ => Error::storage("read", Folder::Packs.object(&pack.name), e),
+            ErrorKind::NotFound => Error::Missing { what: object() },
+            ErrorKind::UnexpectedEof => Error::damaged(object(), "it is cut short"),
+            _ if is_unreadable(&e) => self.unreadable(frame, &pack.name, e),
+            _ => Error::storage("read", object(), e),
         })?;
+        self.unread.store(0, Ordering::Relaxed);
         Ok((bytes, self.secrets.sealer(&pack.name), number))
+    }
+
+    /// What it means that a frame cannot be read: it is damaged, or the medium is gone.
+    fn unreadable(&self, frame: u32, pack: &ObjectName, e: io::Error) -> Error {
+        let failure = Error::storage("read", self.name(frame), e);
+        if !met_unreadable(self.storage.as_ref(), &failure) {
+            return failure;
+        }
+        let unread = self.unread.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if unread >= MAX_UNREAD {
+            if !self.another_answers(pack) {
+                return failure;
+            }
+            self.unread.store(0, Ordering::Relaxed);
+        }
+        unreadable_as_damage(self.storage.as_ref(), failure)
+    }
+
+    /// Whether the start of any of some other packs can be read.
+    fn another_answers(&self, than: &ObjectName) -> bool {
+        let packs = self.index.packs();
+        let others = packs.iter().step_by((packs.len() / ASKED_PACKS).max(1)).filter(|pack| pack.name != *than);
+        others.into_iter().any(|pack| self.storage.read(Folder::Packs, &pack.name, 0, HEADER_BYTES).is_ok())
     }
 
     fn noticed(&self, frame: u32, opened: Result<Frame>) -> Result<Frame> {

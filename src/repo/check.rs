@@ -7,7 +7,7 @@
 use crate::{
     blobs::{
         index::Index,
-        pack::{self, FoundToc},
+        pack::{self, Toc},
         reader::{BadFrame, Reader},
     },
     error::{Error, Result},
@@ -25,7 +25,7 @@ use crate::{
     },
     storage::{
         envelope::Kind,
-        object::{Folder, Listed},
+        object::{Folder, Listed, met_unreadable, unreadable_as_damage},
     },
 };
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
@@ -134,9 +134,12 @@ fn check_pairs(repository: &Repository, report: &mut Report) -> Result<()> {
             for (place, length_bytes) in [(folder, pair.primary_bytes), (Folder::Mirror, pair.mirror_bytes)] {
                 report.objects += u64::from(length_bytes.is_some());
                 let object = place.object(&name);
-                match length_bytes.map(|l| paired::get_from(storage, place, kind, Some(repository.id()), &name, l)) {
+                let get = |l| paired::get_from(storage, place, kind, Some(repository.id()), &name, l);
+                match length_bytes.map(|l| get(l).map_err(|e| unreadable_as_damage(storage, e))) {
                     Some(Ok(_)) => whole += 1,
-                    Some(Err(e)) if e.is_damage() => bad.push((object, e.to_string(), Severity::Mendable)),
+                    Some(Err(e)) if e.is_damage() => {
+                        bad.push((object, e.to_string(), Severity::Mendable));
+                    }
                     Some(Err(e)) => return Err(e),
                     None if place == Folder::Mirror => {
                         bad.push((object, "it is not there yet; its making was interrupted".into(), Severity::Note));
@@ -154,10 +157,13 @@ fn check_pairs(repository: &Repository, report: &mut Report) -> Result<()> {
 }
 
 /// What came of looking at one pack.
+#[derive(Default)]
 struct PackOutcome {
     findings: Vec<Finding>,
     bad: Vec<BadFrame>,
     read_bytes: u64,
+    /// Nothing of it could be read.
+    unread: Option<Error>,
 }
 
 fn check_packs(repository: &Repository, read: ReadData, progress: &dyn Progress, report: &mut Report) -> Result<()> {
@@ -178,7 +184,13 @@ fn check_packs(repository: &Repository, read: ReadData, progress: &dyn Progress,
         progress.tell(Event::Done { entries: 1, bytes: outcome.read_bytes });
         Ok(outcome)
     };
-    let outcomes: Vec<PackOutcome> = listed.par_iter().map(look).collect::<Result<_>>()?;
+    let mut outcomes: Vec<PackOutcome> = listed.par_iter().map(look).collect::<Result<_>>()?;
+    // Where no pack at all can be read, it is the medium that is gone.
+    if outcomes.iter().all(|outcome| outcome.unread.is_some())
+        && let Some(e) = outcomes.first_mut().and_then(|outcome| outcome.unread.take())
+    {
+        return Err(e);
+    }
     for (l, outcome) in listed.iter().zip(outcomes) {
         report.objects += 1;
         report.packs_read += u64::from(outcome.read_bytes > 0);
@@ -224,10 +236,16 @@ fn check_pack(
     read: bool,
     progress: &dyn Progress,
 ) -> Result<PackOutcome> {
-    let mut outcome = PackOutcome { findings: Vec::new(), bad: Vec::new(), read_bytes: 0 };
+    let mut outcome = PackOutcome::default();
     let (storage, secrets) = (repository.storage().as_ref(), repository.secrets());
     let object = Folder::Packs.object(&l.name);
-    let FoundToc { toc, mended, .. } = pack::read_toc(storage, secrets, repository.id(), &l.name, l.length_bytes)?;
+    let (toc, mended) = match pack::read_toc(storage, secrets, repository.id(), &l.name, l.length_bytes) {
+        Err(e) if met_unreadable(storage, &e) => {
+            outcome.unread = Some(e);
+            (Toc::default(), Some(format!("the medium cannot read {object}")))
+        }
+        found => found.map(|found| (found.toc, found.mended))?,
+    };
     if let Some(why) = mended {
         let severity = if toc.frames.is_empty() { Severity::Loss } else { Severity::Mendable };
         outcome.findings.push(Finding { object: object.clone(), why, severity });

@@ -13,7 +13,7 @@ use crate::{
     },
     storage::{
         envelope::{self, Kind, Label},
-        object::{Folder, Guard, Listed, LockMode, Locking, Storage},
+        object::{Folder, Guard, Listed, LockMode, Locking, Storage, unreadable_as_damage},
     },
 };
 
@@ -182,7 +182,7 @@ pub fn unlock(storage: &dyn Storage, repository: RepositoryId, password: &Passwo
             let (_, body) = envelope::open(&bytes, &object)?;
             keys::open_slot(body, password, name, &object)
         });
-        match opened {
+        match opened.map_err(|e| unreadable_as_damage(storage, e)) {
             Ok(Some(secrets)) => return Ok(secrets),
             Ok(None) => slots += 1,
             Err(e) if e.is_damage() => failure = Some(e),

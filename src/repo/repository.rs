@@ -27,7 +27,7 @@ use crate::{
     },
     storage::{
         envelope::{self, Kind, Label},
-        object::{Folder, Guard, Listed, Storage},
+        object::{Folder, Guard, Listed, Storage, met_unreadable, unreadable_as_damage},
     },
 };
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
@@ -195,11 +195,20 @@ impl Repository {
 
     fn missing_packs(&self, known: &HashMap<ObjectName, u64>, on_medium: &[Listed]) -> Result<Vec<PackRow>> {
         let missing: Vec<&Listed> = on_medium.iter().filter(|l| known.get(&l.name) != Some(&l.length_bytes)).collect();
-        missing.par_iter().map(|l| self.read_pack_row(&l.name, l.length_bytes)).collect()
+        let read = |l: &&Listed| self.read_pack_row(&l.name, l.length_bytes);
+        let rows: Vec<Result<PackRow>> = missing.par_iter().map(read).collect();
+        // A pack of which nothing can be read is done without, and looked at again at the next opening, as long as
+        // others can be read: one bad place is no medium that is gone.
+        let unread = |row: &Result<PackRow>| row.as_ref().is_err_and(|e| met_unreadable(self.storage.as_ref(), e));
+        let answers = rows.iter().any(Result::is_ok);
+        rows.into_iter().filter(|row| !answers || !unread(row)).collect()
     }
 
     fn read_pack_row(&self, name: &ObjectName, length_bytes: u64) -> Result<PackRow> {
         let found = pack::read_toc(self.storage.as_ref(), &self.secrets, self.id, name, length_bytes)?;
+        // What was found while some of a pack could not be read is not taken for all there is: with another length in
+        // its row, the pack is looked at again at the next opening.
+        let length_bytes = length_bytes + u64::from(found.unread);
         Ok(PackRow { name: name.clone(), length_bytes, kind: found.kind, toc: found.sealed_toc })
     }
 
@@ -213,7 +222,7 @@ impl Repository {
             let Some((id, generation)) = SnapshotId::from_object(name) else { continue };
             let from_row = rows.get(name).and_then(|bytes| self.open_snapshot(name, bytes).ok());
             let snapshot = from_row.map_or_else(|| self.read_snapshot(name, pair, &mut fresh), Ok);
-            match snapshot {
+            match snapshot.map_err(|e| unreadable_as_damage(self.storage.as_ref(), e)) {
                 Ok(snapshot) => drop(found.insert(id, (generation, snapshot))),
                 Err(e) if e.is_damage() => {
                     self.damaged.push(DamagedSnapshot { name: name.clone(), why: e.to_string() })

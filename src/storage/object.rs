@@ -3,7 +3,8 @@
 //! Knows nothing of what is inside an object. Synchronous; every call says what is durable when it returns.
 //! See `format-spec/01-objects.md`.
 
-use crate::id::ObjectName;
+use crate::{error::Error, id::ObjectName};
+use rustix::io::Errno;
 use std::{fmt::Debug, io, path::PathBuf};
 
 /// A flat folder of objects.
@@ -159,5 +160,45 @@ pub trait Storage: Send + Sync + Debug {
     /// A place for the catalogue that lies with the objects, where there is one.
     fn catalog_file(&self) -> Option<PathBuf> {
         None
+    }
+}
+
+/// Whether a read failed because the medium could not bring the bytes: a bad sector, or a medium that is gone.
+pub fn is_unreadable(e: &io::Error) -> bool {
+    Errno::from_io_error(e) == Some(Errno::IO)
+}
+
+/// Whether a failed call met bytes that cannot be read, on a medium that is still there: it can list its packs.
+pub fn met_unreadable(storage: &dyn Storage, e: &Error) -> bool {
+    matches!(e, Error::MediumGone { source, .. } if is_unreadable(source)) && storage.list(Folder::Packs).is_ok()
+}
+
+/// Bytes that cannot be read, on a medium that is still there, are damage; every other failure stays what it is.
+pub fn unreadable_as_damage(storage: &dyn Storage, e: Error) -> Error {
+    if !met_unreadable(storage, &e) {
+        return e;
+    }
+    match e {
+        Error::MediumGone { object, source, .. } => {
+            Error::damaged(object, format!("the medium cannot read it ({source})"))
+        }
+        e => e,
+    }
+}
+
+/// Reads as [`Storage::read`] does, and once more where the bytes could not be read: a loose plug is no bad sector.
+///
+/// # Errors
+/// As [`Storage::read`].
+pub fn read_again(
+    storage: &dyn Storage,
+    folder: Folder,
+    name: &ObjectName,
+    offset_bytes: u64,
+    length_bytes: usize,
+) -> io::Result<Vec<u8>> {
+    match storage.read(folder, name, offset_bytes, length_bytes) {
+        Err(e) if is_unreadable(&e) => storage.read(folder, name, offset_bytes, length_bytes),
+        read => read,
     }
 }

@@ -369,6 +369,33 @@ fn a_pack_with_an_impossible_table_is_searched_for_its_frames() {
     }
 }
 
+/// The table of a pack is lost; a frame that leans is found if its bases lie in plain frames before it.
+#[test]
+fn a_search_finds_frames_that_lean_on_bases_of_the_same_pack() {
+    let (disk, base, other) = (Memory::new(), noise(1), noise(2));
+    let (near, far, last) = (like(&base), like(&other), noise(3));
+    let both = [&base[..], &near].concat();
+    let frames: [(&[u8], &[&[u8]]); 5] =
+        [(&base, &[]), (&near, &[&base]), (&far, &[&other]), (&both, &[&base, &near]), (&last, &[])];
+    let pack = leaning(&disk, &frames);
+    let read = || read_toc(&disk, &Secrets::plain(), REPOSITORY, &pack.name, pack.length_bytes).unwrap();
+    assert!(read().mended.is_none());
+    let tail = usize::try_from(pack.length_bytes).unwrap() - 44;
+    disk.flip(Folder::Packs, &pack.name, tail, 1);
+    let found = read();
+    assert!(found.mended.is_some());
+    let known: Vec<_> = found.toc.ids().collect();
+    let id = |blob: &[u8]| Secrets::plain().blob_id(blob);
+    // The third leans on a base of another pack, the fourth on a blob of a frame that leans itself.
+    assert_eq!(known, [id(&base), id(&near), id(&last)]);
+    let numbers: Vec<u32> = (0..).zip(&found.toc.frames).filter(|(_, f)| f.frame_bytes > 0).map(|(n, _)| n).collect();
+    assert_eq!(numbers, [0, 1, 4], "each has kept its number");
+    let searched = Published { toc: found.toc, ..pack.clone() };
+    let reader = reader_of(&disk, &[&searched], &HashSet::new());
+    assert_eq!(reader.blob(&id(&near)).unwrap(), near);
+    assert!(reader.index().is_known(&id(&near)));
+}
+
 /// A slot that asks for more than a machine has, or for what argon2 cannot do, is damage; the others are tried.
 #[test]
 fn a_key_slot_that_asks_for_the_impossible_keeps_nobody_out() {

@@ -404,8 +404,7 @@ fn packs_are_read_from_the_end_and_searched_where_their_table_is_lost() {
         memory.flip(Folder::Packs, &pack_name(), bytes.len() - 60, 1);
         let searched = read();
         assert!(searched.mended.is_some());
-        assert_eq!(searched.toc.frames, found.toc.frames[..2], "all but the frame that leans");
-        assert_eq!(searched.toc.ids().collect::<Vec<_>>(), found.toc.ids().take(4).collect::<Vec<_>>());
+        assert_eq!(searched.toc, found.toc, "the frame that leans too, for its base lies before it");
 
         // A table that is made again is another text: under the same key and number it would give both away.
         let (kind, length) = (Kind::DataPack, bytes.len() as u64);

@@ -6,6 +6,7 @@ use super::storage::take;
 use rustix::io::Errno;
 use std::{
     io,
+    ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -82,9 +83,13 @@ pub struct Faulty {
     script: Arc<Mutex<Script>>,
 }
 
+/// Bytes of an object that no read that touches them brings back.
+type BadRange = (Folder, ObjectName, Range<u64>);
+
 #[derive(Debug, Default)]
 struct Script {
     fault: Option<Fault>,
+    bad_ranges: Vec<BadRange>,
     counted: u64,
     failed: u64,
     calls: Vec<Call>,
@@ -103,9 +108,21 @@ impl Faulty {
         script.counted = 0;
     }
 
-    /// Takes the fault away.
+    /// Takes the fault away, and every spoilt byte.
     pub fn heal(&self) {
-        take(&self.script).fault = None;
+        let mut script = take(&self.script);
+        script.fault = None;
+        script.bad_ranges.clear();
+    }
+
+    /// From now on every read that touches one of these bytes fails as at a bad sector.
+    pub fn spoil(&self, folder: Folder, name: &ObjectName, range: Range<u64>) {
+        take(&self.script).bad_ranges.push((folder, name.clone(), range));
+    }
+
+    fn is_spoilt(&self, folder: Folder, name: &ObjectName, read: &Range<u64>) -> bool {
+        let touches = |bad: &Range<u64>| bad.start < read.end && read.start < bad.end;
+        take(&self.script).bad_ranges.iter().any(|(f, n, bad)| *f == folder && n == name && touches(bad))
     }
 
     /// How many calls have failed by the script so far.
@@ -188,6 +205,9 @@ impl Storage for Faulty {
 
     fn read(&self, folder: Folder, name: &ObjectName, offset_bytes: u64, length_bytes: usize) -> io::Result<Vec<u8>> {
         let call = call_on(Verb::Read, folder, Some(name), length_bytes);
+        if self.is_spoilt(folder, name, &(offset_bytes..offset_bytes.saturating_add(length_bytes as u64))) {
+            return self.call(call, || Err(Errno::IO.into()));
+        }
         self.call(call, || self.inner.read(folder, name, offset_bytes, length_bytes))
     }
 
