@@ -37,6 +37,9 @@ const FULL_BLOBS: usize = 1 << 19;
 /// So no pack holds more than this.
 const MAX_PACK_BLOBS: usize = FULL_BLOBS + frame::MAX_BLOBS;
 
+/// A table that is made by searching names no more bases, each use counted: a forger can make frames that name many.
+const MAX_FOUND_BASES: usize = 1 << 17;
+
 /// Where a frame lies in its pack and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct TocFrame {
@@ -66,7 +69,12 @@ pub struct Toc {
 }
 
 /// Where the ids of bases stand in the list of a table that is being made.
-type Positions = HashMap<BlobId, u32>;
+#[derive(Default)]
+struct Positions {
+    of: HashMap<BlobId, u32>,
+    /// How often frames lean on any of them.
+    uses: usize,
+}
 
 impl Toc {
     /// Ids of all blobs, frame after frame.
@@ -80,8 +88,9 @@ impl Toc {
     }
 
     fn push(&mut self, positions: &mut Positions, offset_bytes: u64, prefix: Prefix, head: &Head, ids: &[BlobId]) {
+        positions.uses += head.bases.len();
         let bases = head.bases.iter().map(|base| {
-            *positions.entry(*base).or_insert_with(|| {
+            *positions.of.entry(*base).or_insert_with(|| {
                 self.bases.extend_from_slice(&base.0);
                 u32::try_from(self.bases.len() / BlobId::BYTES - 1).unwrap_or(u32::MAX)
             })
@@ -193,7 +202,15 @@ impl PackBuilder {
         let label = Label { kind, repository, name: name.clone() };
         let writer = ObjectWriter::begin(storage, Folder::Packs, &label)?;
         let sealer = secrets.sealer(&name);
-        Ok(Self { writer, name, kind, sealer, toc: Toc::default(), positions: Positions::new(), buffer: Vec::new() })
+        Ok(Self {
+            writer,
+            name,
+            kind,
+            sealer,
+            toc: Toc::default(),
+            positions: Positions::default(),
+            buffer: Vec::new(),
+        })
     }
 
     /// Appends a frame. Nothing is durable yet.
@@ -418,7 +435,7 @@ impl Whole<'_> {
 
 /// Makes a table from every whole frame that a search finds.
 fn table_of_found(search: &Search<'_>) -> Result<(Toc, bool)> {
-    let (mut toc, mut positions) = (Toc::default(), Positions::new());
+    let (mut toc, mut positions) = (Toc::default(), Positions::default());
     let unread = search.run(|at, prefix, head, ids| toc.push_numbered(&mut positions, at, prefix, head, ids))?;
     Ok((toc, unread))
 }
@@ -438,7 +455,10 @@ impl Toc {
         // A frame cannot be shorter than its prefix and two proofs: more lost ones than fit are a forgery.
         let Some(gap) = gap.filter(|gap| *gap as u64 * 48 <= offset_bytes.saturating_sub(last_end)) else { return };
         // Nor does any pack have more blobs, and so frames, than is_full lets in.
-        if prefix.number as usize >= MAX_PACK_BLOBS || self.lengths.len() + ids.len() > MAX_PACK_BLOBS {
+        let too_many = prefix.number as usize >= MAX_PACK_BLOBS
+            || self.lengths.len() + ids.len() > MAX_PACK_BLOBS
+            || positions.uses + head.bases.len() > MAX_FOUND_BASES;
+        if too_many {
             return;
         }
         let lost = TocFrame { offset_bytes: last_end, frame_bytes: 0, blobs: 0, bases: Vec::new() };

@@ -211,11 +211,14 @@ impl std::fmt::Debug for Raw {
 }
 
 impl Filler {
-    /// Takes a blob, of at most 8 MiB, unless it is known. Not durable before `Writer::finish`.
+    /// Takes a blob, of at most `frame::MAX_RAW_BYTES`, unless it is known. Not durable before `Writer::finish`.
     ///
     /// # Errors
-    /// `Refused` after any write has failed.
+    /// `Usage` where it is longer: no reader would open its frame. `Refused` after any write has failed.
     pub fn put(&mut self, bytes: &[u8]) -> Result<BlobId> {
+        if bytes.len() > frame::MAX_RAW_BYTES {
+            return Err(Error::Usage(format!("a blob of {} bytes is more than a frame can hold", bytes.len())));
+        }
         let id = self.shared.secrets.blob_id(bytes);
         if self.shared.is_new(&id) {
             let full = self.raw.bytes.len() + bytes.len() > self.target_bytes || self.raw.ids.len() >= frame::MAX_BLOBS;

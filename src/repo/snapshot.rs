@@ -14,6 +14,7 @@ use crate::{
         content::{Content, MAX_DEPTH, decode_list, encode_list},
         tree::{Entry, Metadata, Node, Owner, Stat, Time},
     },
+    storage::envelope::{HEADER_BYTES, MAX_SMALL_BYTES, TRAILER_BYTES},
 };
 use bincode::{Decode, Encode};
 use std::sync::Arc;
@@ -79,7 +80,7 @@ pub struct Snapshot {
     pub counts: Counts,
     /// Whether everything that was asked for is in it.
     pub complete: bool,
-    /// What is not in it as it was, and why: the first thousand.
+    /// What is not in it as it was, and why: the first thousand, of at most 1 MiB together.
     pub problems: Vec<Problem>,
     /// Never to be forgotten by a policy.
     pub protected: bool,
@@ -94,6 +95,39 @@ const PARTIAL_ROOT_TAG: u32 = 1;
 
 /// How many problems are recorded one by one.
 pub const MAX_PROBLEMS: usize = 1000;
+/// How many bytes their paths and words may have together: a path may be longer than a snapshot should be.
+pub const MAX_PROBLEMS_BYTES: usize = 1 << 20;
+
+/// Problems that a snapshot records one by one: the first, within a budget. All are to be counted elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct Problems {
+    kept: Vec<Problem>,
+    held_bytes: usize,
+}
+
+impl Problems {
+    /// Keeps a problem if there is room for it.
+    pub fn push(&mut self, problem: Problem) {
+        let bytes = problem.path.len() + problem.verb.len() + problem.cause.len() + 16;
+        if self.kept.len() < MAX_PROBLEMS && self.held_bytes + bytes <= MAX_PROBLEMS_BYTES {
+            self.held_bytes += bytes;
+            self.kept.push(problem);
+        }
+    }
+
+    /// What was kept.
+    pub fn into_kept(self) -> Vec<Problem> {
+        self.kept
+    }
+}
+
+impl FromIterator<Problem> for Problems {
+    fn from_iter<I: IntoIterator<Item = Problem>>(problems: I) -> Self {
+        let mut kept = Self::default();
+        problems.into_iter().for_each(|problem| kept.push(problem));
+        kept
+    }
+}
 
 /// The snapshot as stored. Its root is kept as a piece of one entry named `/`, so that trees have one encoding.
 #[derive(Encode, Decode)]
@@ -139,10 +173,10 @@ fn load_content(stored: &StoredContent, object: &str) -> Result<Content> {
 }
 
 impl Snapshot {
-    /// The body of the object of this name that holds this snapshot, sealed.
+    /// The body of the object of this name that holds this snapshot, sealed; of its problems, those that fit.
     ///
     /// # Errors
-    /// `File` when the system has no randomness.
+    /// `Usage` where it would be larger than a reader accepts. `File` when the system has no randomness.
     pub fn seal(&self, secrets: &Secrets, name: &ObjectName) -> Result<Vec<u8>> {
         let Node::Folder { content } = &self.root.node else {
             return Err(Error::Usage("the root of a snapshot is a folder".into()));
@@ -168,12 +202,16 @@ impl Snapshot {
             stats: self.root_stat.folder.as_ref().map(store_content),
             counts: self.counts,
             complete: self.complete,
-            problems: self.problems.clone(),
+            problems: self.problems.iter().cloned().collect::<Problems>().into_kept(),
             protected: self.protected,
             program: self.program.clone(),
             extensions: partial.chain(self.extensions.iter().cloned()).collect(),
         };
-        secrets.seal_body(name, &[], &codec::encode(&stored))
+        let body = secrets.seal_body(name, &[], &codec::encode_bounded(&stored, "the snapshot")?)?;
+        if (HEADER_BYTES + body.len() + TRAILER_BYTES) as u64 > MAX_SMALL_BYTES {
+            return Err(Error::Usage(format!("the snapshot is too large to be stored ({} bytes)", body.len())));
+        }
+        Ok(body)
     }
 
     /// Opens the body of a snapshot object.

@@ -9,7 +9,7 @@ use crate::{
     repo::content::{Content, Ids, Run, StoredContent, store_content},
 };
 use bincode::{Decode, Encode};
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+use std::{collections::HashMap, hash::Hash, io, sync::Arc};
 
 /// A moment: seconds since 1970, of either sign, and nanoseconds after that second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -121,6 +121,21 @@ pub struct Stat {
 const MAX_ENTRIES: usize = 1024;
 /// No piece is made longer, about, in bytes.
 const MAX_PIECE_BYTES: usize = 256 << 10;
+
+/// No entry weighs more: with what a piece may hold before it, it stays within 8 MiB, and so within a frame.
+pub const MAX_ENTRY_BYTES: usize = 7 << 20;
+
+/// Takes the attributes off an entry that would be too large for a piece, and says why. To be called before an entry is
+/// given to a `PieceCutter`; what it says is a problem of the entry's path.
+pub fn shed_excess(entry: &mut Entry) -> Option<io::Error> {
+    let weight = weight_bytes(entry);
+    if weight <= MAX_ENTRY_BYTES {
+        return None;
+    }
+    entry.metadata.xattrs = Arc::default();
+    let why = format!("its attributes take {weight} bytes and no entry may take more than {MAX_ENTRY_BYTES}");
+    Some(io::Error::new(io::ErrorKind::FileTooLarge, why))
+}
 
 /// Decides where the stream of a folder's entries is cut: by the names alone, so that one new name changes one piece.
 #[derive(Debug, Default)]
@@ -376,6 +391,25 @@ mod tests {
         let folder = Some(Content { depth: 1, runs: vec![data] });
         let stats = vec![Stat { ctime: Some(Time::default()), inode: 7, device: 9, folder }, Stat::default()];
         assert_eq!(decode_stats(&encode_stats(&stats), "t").unwrap(), stats);
+    }
+
+    #[test]
+    fn an_entry_of_any_size_goes_into_a_piece_that_a_frame_can_hold() {
+        let with_xattrs = |count: usize, bytes: usize| {
+            let xattrs = (0..count).map(|n| (format!("user.{n:06}").into_bytes(), vec![7; bytes])).collect();
+            let mut entry = file("big", vec![]);
+            entry.metadata.xattrs = Arc::new(xattrs);
+            entry
+        };
+        for (count, bytes) in [(10, 100), (300_000, 0), (100, 65_536), (1, 7 << 20), (400, 65_536), (600_000, 0)] {
+            let mut entry = with_xattrs(count, bytes);
+            let shed = shed_excess(&mut entry);
+            let fits = count * (bytes + 19) + 64 < MAX_ENTRY_BYTES;
+            assert_eq!((shed.is_none(), entry.metadata.xattrs.len()), (fits, if fits { count } else { 0 }));
+            let piece = encode_piece(std::slice::from_ref(&entry));
+            assert!(piece.len() + MAX_PIECE_BYTES <= 8 << 20, "{}", piece.len());
+            assert_eq!(decode_piece(&piece, "t").unwrap(), [entry]);
+        }
     }
 
     #[test]

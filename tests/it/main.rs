@@ -36,6 +36,8 @@ mod kept;
 
 mod layers;
 
+mod limits;
+
 mod readme;
 
 mod small_blobs;
