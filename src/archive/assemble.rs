@@ -11,8 +11,8 @@ use crate::{
     error::{Error, Result},
     repo::{
         content::{Content, Run, fold},
-        snapshot::{Counts, MAX_PROBLEMS, Problem},
-        tree::{Entry, Node, PieceCutter, Stat, encode_piece, encode_stats},
+        snapshot::{Counts, Problem, Problems},
+        tree::{Entry, Node, PieceCutter, Stat, encode_piece, encode_stats, shed_excess},
     },
 };
 use std::{io, sync::Arc};
@@ -75,7 +75,7 @@ pub struct Assembler<'a> {
     trees: Filler,
     open: Vec<Folder>,
     counts: Counts,
-    problems: Vec<Problem>,
+    problems: Problems,
     tell: &'a (dyn Fn(&Problem) + Sync),
     trust: &'a (dyn Fn(&ReadFile) -> Stat + Sync),
 }
@@ -88,7 +88,7 @@ impl<'a> Assembler<'a> {
         tell: &'a (dyn Fn(&Problem) + Sync),
         trust: &'a (dyn Fn(&ReadFile) -> Stat + Sync),
     ) -> Self {
-        Self { trees, open: Vec::new(), counts: Counts::default(), problems: Vec::new(), tell, trust }
+        Self { trees, open: Vec::new(), counts: Counts::default(), problems: Problems::default(), tell, trust }
     }
 
     /// Takes every item. The last one closes the root, which is returned.
@@ -115,7 +115,7 @@ impl<'a> Assembler<'a> {
                             root: entry,
                             root_stat: stat,
                             counts: self.counts,
-                            problems: self.problems,
+                            problems: self.problems.into_kept(),
                         });
                     }
                     self.put(entry, stat)?;
@@ -173,9 +173,7 @@ impl<'a> Assembler<'a> {
         (self.tell)(&problem);
         self.open.last_mut().into_iter().for_each(|folder| folder.partial = true);
         self.counts.problems += 1;
-        if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(problem);
-        }
+        self.problems.push(problem);
     }
 
     fn push(&mut self, entry: Entry, stat: Stat) -> Result<()> {
@@ -189,7 +187,14 @@ impl<'a> Assembler<'a> {
         self.put(entry, stat)
     }
 
-    fn put(&mut self, entry: Entry, stat: Stat) -> Result<()> {
+    fn put(&mut self, mut entry: Entry, stat: Stat) -> Result<()> {
+        if let Some(cause) = shed_excess(&mut entry) {
+            self.problem(Problem {
+                path: entry.name.clone(),
+                verb: "store the attributes of".into(),
+                cause: cause.to_string(),
+            });
+        }
         let Some(folder) = self.open.last_mut() else { return Err(Error::Refused) };
         let ends = folder.cutter.ends_after(&entry);
         folder.entries.push(entry);
