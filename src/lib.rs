@@ -119,6 +119,9 @@ pub mod archive {
     /// The live tree in stored order.
     pub mod walk;
 
+    /// The stretches that a file is written in.
+    pub mod piece;
+
     /// Files of the target filled, frame after frame.
     pub mod fill;
 

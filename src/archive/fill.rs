@@ -7,18 +7,14 @@ use crate::{
     archive::{
         live::{self, Folder, Opener},
         metadata::{self, ApplyOptions, Handle, Owners},
+        piece::{Piece, make_hole},
     },
     blobs::{index::Place, reader::Reader},
     error::{Error, Result},
-    id::BlobId,
     progress::{Event, Progress},
-    repo::{
-        content::{Content, Run},
-        listing::runs,
-        tree::{Metadata, Time},
-    },
+    repo::tree::{Metadata, Time},
 };
-use rustix::fs::{FallocateFlags, Stat};
+use rustix::fs::Stat;
 use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
@@ -47,34 +43,6 @@ pub enum Way {
     InPlace,
     /// Its content is taken to be the same: only its metadata is put back.
     Keep,
-}
-
-/// A stretch of a file.
-#[derive(Debug, Clone, Copy)]
-pub struct Piece {
-    /// Where in the file, in bytes.
-    pub offset_bytes: u64,
-    /// How long, in bytes.
-    pub length_bytes: u64,
-    /// The blob that holds it; nothing for a hole.
-    pub id: Option<BlobId>,
-}
-
-/// The stretches that a stored content is made of.
-///
-/// # Errors
-/// Damage of the lists that name them, and storage errors.
-pub fn pieces(reader: &Reader, content: &Content) -> Result<Vec<Piece>> {
-    let (mut offset_bytes, mut pieces) = (0, Vec::with_capacity(content.runs.len()));
-    for run in runs(reader, content) {
-        let (id, length_bytes) = match run? {
-            Run::Data { id, length_bytes } => (Some(id), length_bytes),
-            Run::Hole { length_bytes } => (None, length_bytes),
-        };
-        pieces.push(Piece { offset_bytes, length_bytes, id });
-        offset_bytes += length_bytes;
-    }
-    Ok(pieces)
 }
 
 /// A file to be filled.
@@ -106,6 +74,8 @@ pub struct FileTask {
 struct State {
     file: Option<File>,
     begun: bool,
+    /// Which file was begun, to be told from one that somebody has put in its place while it was closed.
+    inode: Option<(u64, u64)>,
 }
 
 impl FileTask {
@@ -372,7 +342,11 @@ impl Filling<'_> {
             self.finish(opener, task, progress)?;
         } else {
             // Kept open only while it is written to: a window may hold many files that wait for a second frame.
-            task.state().file = None;
+            let mut state = task.state();
+            if let Some(file) = state.file.take() {
+                let stat = rustix::fs::fstat(&file)?;
+                state.inode = Some((stat.st_dev, stat.st_ino));
+            }
         }
         Ok(())
     }
@@ -392,7 +366,12 @@ impl Filling<'_> {
             let folder = opener.open(&task.folder)?;
             let name = task.written_name();
             let file = if state.begun || task.way == Way::InPlace {
-                File::from(live::open_existing(folder.as_fd(), &name, true)?)
+                let file = File::from(live::open_existing(folder.as_fd(), &name, true)?);
+                let stat = rustix::fs::fstat(&file)?;
+                if state.inode.is_some_and(|inode| inode != (stat.st_dev, stat.st_ino)) {
+                    return Err(io::Error::other("somebody has put another file in its place"));
+                }
+                file
             } else {
                 let file = match live::create_file(folder.as_fd(), &name) {
                     // What an interrupted restore has left.
@@ -481,20 +460,4 @@ fn check_stop(progress: &dyn Progress) -> Result<()> {
 fn is_fatal(e: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(Errno::from_io_error(e), Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::NODEV))
-}
-
-/// Makes a stretch of a file zeros, without room where the file system can.
-fn make_hole(file: &File, hole: &Piece) -> io::Result<()> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    if rustix::fs::fallocate(file, flags, hole.offset_bytes, hole.length_bytes).is_ok() {
-        return Ok(());
-    }
-    let zeros = vec![0; 1 << 20];
-    let (mut at, end) = (hole.offset_bytes, hole.offset_bytes + hole.length_bytes);
-    while at < end {
-        let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(zeros.len());
-        file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
-        at += length as u64;
-    }
-    Ok(())
 }

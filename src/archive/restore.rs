@@ -5,10 +5,11 @@
 
 use crate::{
     archive::{
-        fill::{self, FileTask, Filling, Tally, Way},
+        fill::{FileTask, Filling, Tally, Way},
         finish::{Cleaning, Finisher, Late, LateLink, make_way},
         live::{self, Folder, Opener},
         metadata::{self, ApplyOptions, Handle, Owners},
+        piece,
         request::{RestoreRequest, Restored, Selected, is_within},
         special,
     },
@@ -454,7 +455,7 @@ impl<'a> Planner<'a> {
             self.done.bytes += if way == Way::Keep { 0 } else { size };
             return Ok(());
         }
-        let pieces = match fill::pieces(self.reader, content) {
+        let pieces = match piece::pieces(self.reader, content) {
             Ok(pieces) => pieces,
             Err(e) if e.is_damage() => {
                 self.failed(entry, "restore", &io::Error::other(e));

@@ -1,0 +1,60 @@
+//! The stretches that a file is written in: from the stored content to places in the file.
+
+use crate::{
+    blobs::reader::Reader,
+    error::Result,
+    id::BlobId,
+    repo::{
+        content::{Content, Run},
+        listing::runs,
+    },
+};
+use rustix::fs::FallocateFlags;
+use std::{fs::File, io, os::unix::fs::FileExt};
+
+/// A stretch of a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece {
+    /// Where in the file, in bytes.
+    pub offset_bytes: u64,
+    /// How long, in bytes.
+    pub length_bytes: u64,
+    /// The blob that holds it; nothing for a hole.
+    pub id: Option<BlobId>,
+}
+
+/// The stretches that a stored content is made of.
+///
+/// # Errors
+/// Damage of the lists that name them, and storage errors.
+pub fn pieces(reader: &Reader, content: &Content) -> Result<Vec<Piece>> {
+    let (mut offset_bytes, mut pieces) = (0, Vec::with_capacity(content.runs.len()));
+    for run in runs(reader, content) {
+        let (id, length_bytes) = match run? {
+            Run::Data { id, length_bytes } => (Some(id), length_bytes),
+            Run::Hole { length_bytes } => (None, length_bytes),
+        };
+        pieces.push(Piece { offset_bytes, length_bytes, id });
+        offset_bytes += length_bytes;
+    }
+    Ok(pieces)
+}
+
+/// Makes a stretch of a file zeros, without room where the file system can.
+///
+/// # Errors
+/// The file system's own.
+pub fn make_hole(file: &File, hole: &Piece) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if rustix::fs::fallocate(file, flags, hole.offset_bytes, hole.length_bytes).is_ok() {
+        return Ok(());
+    }
+    let zeros = vec![0; 1 << 20];
+    let (mut at, end) = (hole.offset_bytes, hole.offset_bytes + hole.length_bytes);
+    while at < end {
+        let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(zeros.len());
+        file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
+        at += length as u64;
+    }
+    Ok(())
+}
