@@ -68,7 +68,8 @@ pub fn listed(storage: &dyn Storage, folder: Folder) -> Result<Vec<Listed>> {
     storage.list(folder).map_err(|e| Error::storage("list", folder.as_str(), e))
 }
 
-/// Finds the config of the highest generation that is whole.
+/// Finds the config of the highest generation that is whole. One that is proven to be newer ends the search: an older
+/// generation would let this version do what a newer one has forbidden.
 ///
 /// # Errors
 /// `Damaged` where there are remains of a repository and no whole config; `Newer`; storage errors.
@@ -76,16 +77,22 @@ pub fn find_config(storage: &dyn Storage) -> Result<Option<FoundConfig>> {
     let pairs = paired::list(storage, Folder::Config, |name| config::generation_of(name).is_some())?;
     let mut failure = None;
     for (name, pair) in pairs.iter().rev() {
-        let mut whole = Vec::new();
+        let (mut whole, mut newer) = (Vec::new(), None);
         for (place, length_bytes) in [(Folder::Config, pair.primary_bytes), (Folder::Mirror, pair.mirror_bytes)] {
             let Some(length_bytes) = length_bytes else { continue };
             match read_config(storage, place, name, length_bytes) {
                 Ok(found) => whole.push(found),
+                Err(e @ Error::Newer { .. }) if envelope::is_proven(storage, place, name, length_bytes) => {
+                    newer = Some(e)
+                }
                 Err(e) => failure = failure.or(Some(e)),
             }
         }
         if let Some(found) = own_config(storage, whole)? {
             return Ok(Some(found));
+        }
+        if let Some(newer) = newer {
+            return Err(newer);
         }
     }
     match failure {

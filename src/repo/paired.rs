@@ -2,14 +2,14 @@
 //!
 //! The put into its own folder is the commit, the one into the mirror follows; deleting goes the other way round. So a
 //! primary without a mirror is an interruption and a mirror without a primary is damage; the next writing command
-//! completes either. See `format-spec/01-objects.md`, "Mirror".
+//! completes either, and puts a file again that damage has made shorter or longer. See `format-spec/01-objects.md`, "Mirror".
 
 use crate::{
     error::{Error, Result},
     id::{ObjectName, RepositoryId},
     storage::{
         envelope::{self, Kind, Label},
-        object::{Folder, Listed, Storage},
+        object::{Folder, Listed, Storage, unreadable_as_damage},
     },
 };
 use std::{collections::BTreeMap, io};
@@ -111,8 +111,10 @@ pub fn delete(storage: &dyn Storage, folder: Folder, name: &ObjectName) -> Resul
     Ok(())
 }
 
-/// Completes every pair of a folder of which one file is missing or damaged and the other is whole. Durable on return.
-/// Returns the names of what was completed.
+/// Completes every pair of a folder of which one file is whole and the other is missing, or is damaged and has another
+/// length: files of one length are taken to be whole, so that opening need not read them. A damaged file is removed and
+/// put again from the whole one, which stays where it is all the while. Durable on return. Returns the names of what was
+/// completed.
 ///
 /// # Errors
 /// A storage error.
@@ -124,10 +126,31 @@ pub fn complete(
     pairs: &BTreeMap<ObjectName, Pair>,
 ) -> Result<Vec<ObjectName>> {
     let mut completed = Vec::new();
-    for (name, pair) in pairs.iter().filter(|(_, p)| p.primary_bytes.is_none() || p.mirror_bytes.is_none()) {
-        let Ok(bytes) = get(storage, folder, kind, Some(repository), name, pair) else { continue };
+    for (name, pair) in pairs.iter().filter(|(_, p)| p.primary_bytes != p.mirror_bytes) {
+        let read = |place: Folder, length_bytes: Option<u64>| {
+            let read = length_bytes.map(|l| get_from(storage, place, kind, Some(repository), name, l));
+            read.map(|read| read.map_err(|e| unreadable_as_damage(storage, e)))
+        };
+        let length_bytes = |place| if place == folder { pair.primary_bytes } else { pair.mirror_bytes }.unwrap_or(0);
+        let (primary, mirror) = (read(folder, pair.primary_bytes), read(Folder::Mirror, pair.mirror_bytes));
+        let (bytes, bad, place) = match (primary, mirror) {
+            (Some(Ok(bytes)), bad @ (None | Some(Err(_)))) => (bytes, bad, Folder::Mirror),
+            (bad @ (None | Some(Err(_))), Some(Ok(bytes))) => (bytes, bad, folder),
+            _ => continue,
+        };
+        match bad {
+            None => {}
+            // What proves itself, though it is newer or does not belong here, may be dear to somebody; and what could
+            // not be asked for may be whole.
+            Some(Err(Error::Damaged { .. })) if !envelope::is_proven(storage, place, name, length_bytes(place)) => {
+                match storage.delete(place, name) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    deleted => deleted.map_err(|e| Error::storage("delete", place.object(name), e))?,
+                }
+            }
+            Some(_) => continue,
+        }
         let (label, body) = envelope::open(&bytes, &folder.object(name))?;
-        let place = if pair.primary_bytes.is_none() { folder } else { Folder::Mirror };
         match envelope::put(storage, place, &label, body) {
             // Another writer has completed it in the meantime.
             Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}

@@ -260,3 +260,8 @@ pub fn verify(storage: &dyn Storage, folder: Folder, name: &ObjectName, length_b
     }
     Label::decode(&read(0, HEADER_BYTES as u64)?, &object)
 }
+
+/// Whether a whole object of any size matches its proof, whatever it says of itself: no flipped bit makes one newer.
+pub fn is_proven(storage: &dyn Storage, folder: Folder, name: &ObjectName, length_bytes: u64) -> bool {
+    matches!(verify(storage, folder, name, length_bytes), Ok(_) | Err(Error::Newer { .. }))
+}

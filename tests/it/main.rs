@@ -46,6 +46,8 @@ mod round_trip;
 
 mod overwrite;
 
+mod pairs;
+
 mod change_detection;
 
 mod cli;
