@@ -15,9 +15,9 @@ use crate::{
     progress::{Event, Progress},
     repo::{
         config,
-        content::{Content, Run, encode_list},
+        content::{Content, Run, max_runs},
         keys,
-        listing::{Listing, Runs, listing, runs},
+        listing::{Listing, SeenLists, fresh_runs, listing},
         paired,
         repository::Repository,
         snapshot::Snapshot,
@@ -108,7 +108,7 @@ impl Report {
 /// `Interrupted`, and storage errors that are no damage.
 pub fn check(repository: &Repository, read: ReadData, progress: &dyn Progress) -> Result<Report> {
     let mut report = Report::default();
-    check_pairs(repository, &mut report)?;
+    check_pairs(repository, progress, &mut report)?;
     check_packs(repository, read, progress, &mut report)?;
     check_snapshots(repository, progress, &mut report)?;
     Ok(report)
@@ -118,7 +118,7 @@ pub fn check(repository: &Repository, read: ReadData, progress: &dyn Progress) -
 type IsOwn<'a> = &'a dyn Fn(&ObjectName) -> bool;
 
 /// Every file of every pair.
-fn check_pairs(repository: &Repository, report: &mut Report) -> Result<()> {
+fn check_pairs(repository: &Repository, progress: &dyn Progress, report: &mut Report) -> Result<()> {
     let is_config = |name: &ObjectName| config::generation_of(name).is_some();
     let is_snapshot = |name: &ObjectName| SnapshotId::from_object(name).is_some();
     let folders: [(Folder, Kind, IsOwn<'_>); 3] = [
@@ -129,6 +129,9 @@ fn check_pairs(repository: &Repository, report: &mut Report) -> Result<()> {
     let storage = repository.storage().as_ref();
     for (folder, kind, is_own) in folders {
         for (name, pair) in paired::list(storage, folder, is_own)? {
+            if progress.stop_wanted() {
+                return Err(Error::Interrupted);
+            }
             let mut whole = 0;
             let mut bad = Vec::new();
             for (place, length_bytes) in [(folder, pair.primary_bytes), (Folder::Mirror, pair.mirror_bytes)] {
@@ -180,6 +183,9 @@ fn check_packs(repository: &Repository, read: ReadData, progress: &dyn Progress,
     let reader = repository.reader(Arc::clone(&index));
     let frames = first_frames(&index);
     let look = |l: &Listed| {
+        if progress.stop_wanted() {
+            return Err(Error::Interrupted);
+        }
         let outcome = check_pack(repository, &reader, &frames, l, is_read(l), progress)?;
         progress.tell(Event::Done { entries: 1, bytes: outcome.read_bytes });
         Ok(outcome)
@@ -294,7 +300,8 @@ fn check_pack(
 fn check_snapshots(repository: &Repository, progress: &dyn Progress, report: &mut Report) -> Result<()> {
     let index = Arc::new(repository.index()?);
     let reader = repository.reader(index);
-    let mut walk = Walk { reader: &reader, clean: HashSet::new(), touched: Vec::new(), progress };
+    let mut walk =
+        Walk { reader: &reader, clean: HashSet::new(), clean_lists: SeenLists::new(), touched: Vec::new(), progress };
     for snapshot in repository.snapshots() {
         walk.snapshot(snapshot)?;
         report.snapshots += 1;
@@ -308,6 +315,8 @@ struct Walk<'a> {
     reader: &'a Reader,
     /// Folders of which everything was found, by a hash of their content lists.
     clean: HashSet<blake3::Hash>,
+    /// Lists of files of which everything was found.
+    clean_lists: SeenLists,
     touched: Vec<Touched>,
     progress: &'a dyn Progress,
 }
@@ -319,11 +328,6 @@ struct Level<'a> {
     touched_before: usize,
 }
 
-fn key_of(content: &Content) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[content.depth]).update(&encode_list(&content.runs)).finalize()
-}
-
 impl Walk<'_> {
     fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
         let reader = self.reader;
@@ -332,13 +336,16 @@ impl Walk<'_> {
         let enter = |content: &Content, path_bytes: usize, touched_before: usize| Level {
             path_bytes,
             listing: listing(reader, content, None),
-            key: key_of(content),
+            key: content.key(),
             touched_before,
         };
         if let Node::Folder { content } = &snapshot.root.node {
             levels.push(enter(content, 0, self.touched.len()));
         }
         while let Some(level) = levels.last_mut() {
+            if self.progress.stop_wanted() {
+                return Err(Error::Interrupted);
+            }
             path.truncate(level.path_bytes);
             match level.listing.next() {
                 None => {
@@ -350,16 +357,13 @@ impl Walk<'_> {
                 Some(Err(e)) if e.is_damage() => self.touch(snapshot, &path, &format!("part of its list is lost: {e}")),
                 Some(Err(e)) => return Err(e),
                 Some(Ok((entry, _))) => {
-                    if self.progress.stop_wanted() {
-                        return Err(Error::Interrupted);
-                    }
                     path.push(b'/');
                     path.extend_from_slice(&entry.name);
                     match &entry.node {
-                        Node::Folder { content } if !self.clean.contains(&key_of(content)) => {
+                        Node::Folder { content } if !self.clean.contains(&content.key()) => {
                             levels.push(enter(content, path.len(), self.touched.len()));
                         }
-                        Node::File { content, .. } => self.file(snapshot, &path, content)?,
+                        Node::File { size_bytes, content } => self.file(snapshot, &path, *size_bytes, content)?,
                         _ => {}
                     }
                 }
@@ -369,26 +373,37 @@ impl Walk<'_> {
     }
 
     /// Everything that a file is made of lies in a healthy place and is as long as its list says.
-    fn file(&mut self, snapshot: &Snapshot, path: &[u8], content: &Content) -> Result<()> {
-        let index = self.reader.index();
-        let all: Runs<'_> = runs(self.reader, content);
-        for run in all {
-            let why = match run {
-                Err(e) if e.is_damage() => e.to_string(),
+    fn file(&mut self, snapshot: &Snapshot, path: &[u8], size_bytes: u64, content: &Content) -> Result<()> {
+        let (index, progress) = (self.reader.index(), self.progress);
+        let mut fresh = fresh_runs(self.reader, content, &self.clean_lists);
+        let lost = |run: Result<Run>| {
+            if progress.stop_wanted() {
+                return Err(Error::Interrupted);
+            }
+            let (id, length_bytes) = match run {
+                Err(e) if e.is_damage() => return Ok(Some(e.to_string())),
                 Err(e) => return Err(e),
-                Ok(Run::Hole { .. }) => continue,
-                Ok(Run::Data { id, length_bytes }) => {
-                    let places = index.places(&id);
-                    let healthy = places.iter().filter(|p| index.is_healthy(p.frame));
-                    if healthy.clone().any(|p| u64::from(p.length_bytes) == length_bytes) {
-                        continue;
-                    }
-                    let what = if places.is_empty() { "is missing" } else { "lies in a damaged frame" };
-                    format!("blob {id} {what}")
-                }
+                Ok(Run::Hole { .. }) => return Ok(None),
+                Ok(Run::Data { id, length_bytes }) => (id, length_bytes),
             };
-            self.touch(snapshot, path, &why);
-            break;
+            let places = index.places(&id);
+            let mut healthy = places.iter().filter(|p| index.is_healthy(p.frame));
+            let what = if places.is_empty() { "is missing" } else { "lies in a damaged frame" };
+            let found = healthy.any(|p| u64::from(p.length_bytes) == length_bytes);
+            Ok((!found).then(|| format!("blob {id} {what}")))
+        };
+        let mut left = max_runs(size_bytes);
+        let too_many = || Ok(Some("it has more runs than a file of its length can have".to_owned()));
+        let found = fresh.by_ref().map(|run| {
+            left = left.saturating_sub(1);
+            if left == 0 { too_many() } else { lost(run) }
+        });
+        match found.filter_map(Result::transpose).next().transpose()? {
+            Some(why) => self.touch(snapshot, path, &why),
+            None => {
+                let opened = fresh.into_seen();
+                self.clean_lists.extend(opened);
+            }
         }
         Ok(())
     }

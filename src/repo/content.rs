@@ -45,6 +45,19 @@ pub struct Content {
     pub runs: Vec<Run>,
 }
 
+impl Content {
+    /// A hash of all that it is made of: equal contents are walked once.
+    pub fn key(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[self.depth]).update(&encode_list(&self.runs)).finalize()
+    }
+}
+
+/// How many runs a file of a length may have: a writer makes runs of many bytes, except where stretches of data end.
+pub fn max_runs(size_bytes: u64) -> u64 {
+    size_bytes / 64 + 1_000_000
+}
+
 /// No list is nested deeper: 128 runs a list make more than 10^14 bytes at depth six.
 pub const MAX_DEPTH: u8 = 8;
 

@@ -20,11 +20,33 @@ pub struct Runs<'a> {
     reader: &'a Reader,
     levels: Vec<(u8, vec::IntoIter<Run>)>,
     lists: Vec<BlobId>,
+    repeats: Repeats<'a>,
 }
+
+/// What becomes of a list that was walked before: lists that hold each other many times can stand for more runs than
+/// anybody could walk.
+#[derive(Debug)]
+enum Repeats<'a> {
+    /// It is walked again.
+    Walked,
+    /// It is stepped over; so are those that somebody has seen before.
+    Skipped(&'a SeenLists, SeenLists),
+    /// It is damage.
+    Refused(SeenLists),
+}
+
+/// Lists that have been walked: how deep the runs in them lie, which blob, and for how many bytes it stands.
+pub type SeenLists = HashSet<(u8, BlobId, u64)>;
 
 /// Walks the runs of a content.
 pub fn runs<'a>(reader: &'a Reader, content: &Content) -> Runs<'a> {
-    Runs { reader, levels: vec![(content.depth.min(MAX_DEPTH), content.runs.clone().into_iter())], lists: Vec::new() }
+    let levels = vec![(content.depth.min(MAX_DEPTH), content.runs.clone().into_iter())];
+    Runs { reader, levels, lists: Vec::new(), repeats: Repeats::Walked }
+}
+
+/// Walks the runs of a content, but steps over lists that were seen before, or come again.
+pub fn fresh_runs<'a>(reader: &'a Reader, content: &Content, seen: &'a SeenLists) -> Runs<'a> {
+    Runs { repeats: Repeats::Skipped(seen, SeenLists::new()), ..runs(reader, content) }
 }
 
 impl Runs<'_> {
@@ -35,6 +57,23 @@ impl Runs<'_> {
             return Err(Error::damaged(object, "it stands for another length than its list says"));
         }
         Ok(runs)
+    }
+
+    /// Whether a list has been walked before; from now on it has.
+    fn repeats(&mut self, list: (u8, BlobId, u64)) -> bool {
+        match &mut self.repeats {
+            Repeats::Walked => false,
+            Repeats::Skipped(before, own) => before.contains(&list) || !own.insert(list),
+            Repeats::Refused(own) => !own.insert(list),
+        }
+    }
+
+    /// The lists that were opened and had not been seen before.
+    pub fn into_seen(self) -> SeenLists {
+        match self.repeats {
+            Repeats::Walked => SeenLists::new(),
+            Repeats::Skipped(_, own) | Repeats::Refused(own) => own,
+        }
     }
 
     /// Takes the ids of the list blobs that were opened since the last call.
@@ -53,6 +92,11 @@ impl Iterator for Runs<'_> {
                 (_, None) => drop(self.levels.pop()),
                 (0, Some(run)) => return Some(Ok(run)),
                 (_, Some(hole @ Run::Hole { .. })) => return Some(Ok(hole)),
+                (depth, Some(Run::Data { id, length_bytes })) if self.repeats((depth, id, length_bytes)) => {
+                    if matches!(self.repeats, Repeats::Refused(_)) {
+                        return Some(Err(Error::damaged(format!("list {id}"), "it comes twice in one folder")));
+                    }
+                }
                 (depth, Some(Run::Data { id, length_bytes })) => {
                     self.lists.push(id);
                     match self.open(&id, length_bytes) {
@@ -79,7 +123,8 @@ pub struct Listing<'a> {
 /// Walks the entries of a folder. `stats` is the parallel stream, if wanted.
 pub fn listing<'a>(reader: &'a Reader, folder: &Content, stats: Option<&Content>) -> Listing<'a> {
     Listing {
-        pieces: runs(reader, folder),
+        // No name comes twice in a folder, so no list of its pieces does.
+        pieces: Runs { repeats: Repeats::Refused(SeenLists::new()), ..runs(reader, folder) },
         stats: stats.map(|stats| runs(reader, stats)),
         open: Vec::new().into_iter(),
         open_stats: Vec::new().into_iter(),
@@ -177,9 +222,10 @@ pub fn find(reader: &Reader, root: &Entry, path: &[u8]) -> Result<Option<Entry>>
 /// # Errors
 /// Storage errors that are no damage.
 pub fn blobs_of(reader: &Reader, entry: &Entry) -> Result<HashSet<BlobId>> {
-    let mut blobs = HashSet::new();
+    let (mut blobs, mut seen) = (HashSet::new(), SeenLists::new());
     let mut add = |content: &Content| -> Result<()> {
-        for run in runs(reader, content) {
+        let mut fresh = fresh_runs(reader, content, &seen);
+        for run in fresh.by_ref() {
             match run {
                 Ok(Run::Data { id, .. }) => drop(blobs.insert(id)),
                 Ok(Run::Hole { .. }) => {}
@@ -187,15 +233,20 @@ pub fn blobs_of(reader: &Reader, entry: &Entry) -> Result<HashSet<BlobId>> {
                 Err(e) => return Err(e),
             }
         }
+        let opened = fresh.into_seen();
+        seen.extend(opened);
         Ok(())
     };
-    let mut folders = Vec::new();
+    let (mut folders, mut walked) = (Vec::new(), HashSet::new());
     match &entry.node {
         Node::File { content, .. } => add(content)?,
         Node::Folder { content } => folders.push(content.clone()),
         _ => {}
     }
     while let Some(folder) = folders.pop() {
+        if !walked.insert(folder.key()) {
+            continue;
+        }
         for entry in listing(reader, &folder, None) {
             match entry.map(|(entry, _)| entry.node) {
                 Ok(Node::File { content, .. }) => add(&content)?,

@@ -363,11 +363,15 @@ impl Repository {
         let index = Arc::new(index);
         let mut wanted = blobs_of(&self.reader(Arc::clone(&index)), entry)?;
         let mut index = Arc::into_inner(index).ok_or(Error::Refused)?;
-        while !wanted.is_empty() {
+        self.load_index(&mut index, Some(Kind::DataPack), Some(&wanted), &bad)?;
+        // Bases lie in frames without bases, so those of the bases need not be asked for. The index is made anew for
+        // them, so that it holds the frames of each pack once.
+        let bases = index.unknown_bases();
+        if !bases.is_subset(&wanted) {
+            wanted.extend(bases);
+            index = Index::default();
+            self.load_index(&mut index, Some(Kind::TreePack), None, &bad)?;
             self.load_index(&mut index, Some(Kind::DataPack), Some(&wanted), &bad)?;
-            let bases = index.unknown_bases();
-            // What was looked for and is nowhere is not looked for again.
-            wanted = if bases.is_subset(&wanted) { HashSet::new() } else { bases };
         }
         Ok(self.reader(Arc::new(index)))
     }

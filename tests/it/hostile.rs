@@ -315,8 +315,9 @@ fn a_tree_deeper_than_any_path_is_restored() {
 /// Thirty folders, each of which holds the next one twice: a billion paths in a few kilobytes.
 #[test]
 fn folders_that_share_their_insides_are_checked_once_each() {
-    let (repository, _) = forged(|forge| {
-        let mut at = forge.folder(&[]);
+    let (repository, snapshot) = forged(|forge| {
+        let inside = forge.content(b"inside");
+        let mut at = forge.folder(&[file(b"f", inside)]);
         for _ in 0..30 {
             at = forge.folder(&[folder(b"a", at.clone()), folder(b"b", at)]);
         }
@@ -324,6 +325,97 @@ fn folders_that_share_their_insides_are_checked_once_each() {
     });
     let report = check(&repository, ReadData::No, &Silent).unwrap();
     assert!(!report.has_damage());
+    let reader = repository.reader_of(&snapshot.root).unwrap();
+    assert!(reader.index().is_known(&repository.secrets().blob_id(b"inside")));
+}
+
+/// Lists of 512 times the same list, six deep: more than 10^16 runs in a few kilobytes.
+fn many_times(forge: &mut Forge, run: Run) -> Content {
+    let mut run = run;
+    for _ in 0..6 {
+        let list = encode_list(&vec![run; 512]);
+        run = forge.tree_run(&list, 512 * run.length_bytes());
+    }
+    Content { depth: 6, runs: vec![run] }
+}
+
+#[test]
+fn lists_that_hold_each_other_many_times_are_walked_once_each() {
+    let (repository, snapshot) = forged(|forge| {
+        let byte = forge.run(b"x", 1);
+        let (content, again) = (many_times(forge, byte), many_times(forge, byte));
+        let nowhere = forge.nowhere(1);
+        let lost = many_times(forge, nowhere);
+        forge.folder(&[file(b"a", content), file(b"b", again), file(b"c", lost.clone()), file(b"d", lost)])
+    });
+    let report = check(&repository, ReadData::No, &Silent).unwrap();
+    let touched: Vec<&[u8]> = report.touched.iter().map(|t| t.path.as_slice()).collect();
+    assert_eq!(touched, [b"/c", b"/d"], "{:?}", report.touched);
+    assert!(repository.reader_of(&snapshot.root).unwrap().index().is_known(&repository.secrets().blob_id(b"x")));
+}
+
+#[test]
+fn lists_that_hold_each_other_many_times_are_damage_in_a_folder() {
+    for empty in [false, true] {
+        let (repository, snapshot) = forged(|forge| {
+            let content = forge.content(b"good");
+            let piece = if empty { forge.folder(&[]) } else { forge.folder(&[file(b"good", content)]) };
+            many_times(forge, piece.runs[0])
+        });
+        let report = check(&repository, ReadData::No, &Silent).unwrap();
+        assert!(report.has_damage() && report.touched.len() < 10_000, "{}", report.touched.len());
+        repository.reader_of(&snapshot.root).unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_more_runs_than_its_length_can_have_is_damage() {
+    let count = 1_100_000;
+    let (repository, _) = forged(|forge| {
+        let list = encode_list(&vec![Run::Hole { length_bytes: 1 }; count]);
+        let run = forge.tree_run(&list, count as u64);
+        let entry = file(b"holes", Content { depth: 1, runs: vec![run] });
+        forge.folder(&[entry])
+    });
+    let report = check(&repository, ReadData::No, &Silent).unwrap();
+    assert_eq!(report.touched.len(), 1, "{:?}", report.touched);
+    assert!(report.touched[0].why.contains("more runs"), "{:?}", report.touched);
+}
+
+/// Asks for a stop when it has been asked so often whether it wants one.
+#[derive(Debug)]
+struct Impatient {
+    asked: std::sync::atomic::AtomicU64,
+    patience: u64,
+}
+
+impl xsnap::progress::Progress for Impatient {
+    fn tell(&self, _: xsnap::progress::Event<'_>) {}
+
+    fn stop_wanted(&self) -> bool {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) >= self.patience
+    }
+}
+
+#[test]
+fn a_check_can_be_stopped_within_a_file_and_within_a_damaged_folder() {
+    let (repository, _) = forged(|forge| {
+        let runs = vec![Run::Hole { length_bytes: 1 }; 5_000];
+        let list = encode_list(&runs);
+        let run = forge.tree_run(&list, 5_000);
+        let mut root = forge.folder(&[file(b"holes", Content { depth: 1, runs: vec![run] })]);
+        root.runs.extend(vec![Run::Hole { length_bytes: 1 }; 5_000]);
+        root
+    });
+    let whole = Impatient { asked: 0.into(), patience: u64::MAX };
+    assert!(check(&repository, ReadData::No, &whole).unwrap().has_damage());
+    assert!(whole.asked.into_inner() > 10_000, "it asks for each run and each piece");
+    for patience in [0, 3, 20, 4_000, 9_000] {
+        let impatient = Impatient { asked: 0.into(), patience };
+        let stopped = check(&repository, ReadData::All, &impatient);
+        assert!(matches!(stopped, Err(xsnap::error::Error::Interrupted)), "{patience}: {stopped:?}");
+        assert!(impatient.asked.into_inner() <= patience + 4, "{patience}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! wrong byte, a panic, a hang, or memory without bounds.
 
 use crate::support::{
-    forge::{file, folder, snapshot_of, symlink},
+    forge::{file, folder, forged, snapshot_of, symlink},
     random::Random,
     small,
     storage::Memory,
@@ -394,6 +394,38 @@ fn a_search_finds_frames_that_lean_on_bases_of_the_same_pack() {
     let reader = reader_of(&disk, &[&searched], &HashSet::new());
     assert_eq!(reader.blob(&id(&near)).unwrap(), near);
     assert!(reader.index().is_known(&id(&near)));
+}
+
+/// Blobs that lean on bases in the same pack, in another pack, and on one that is nowhere.
+#[test]
+fn a_reader_of_one_folder_holds_the_bases_that_it_needs_and_each_frame_once() {
+    let (base, other, absent) = (noise(1), noise(2), noise(3));
+    let blobs = [like(&base), like(&other), like(&absent)];
+    let (repository, snapshot) = forged(|forge| {
+        let content = |blob: &Vec<u8>| {
+            let id = Secrets::plain().blob_id(blob);
+            Content { depth: 0, runs: vec![Run::Data { id, length_bytes: blob.len() as u64 }] }
+        };
+        let [near, far, lost] = blobs.each_ref().map(content);
+        forge.folder(&[file(b"far", far), file(b"lost", lost), file(b"near", near)])
+    });
+    let storage = repository.storage().as_ref();
+    let pack = |frames: &[(&[u8], &[&[u8]])]| {
+        let mut pack = PackBuilder::begin(storage, &Secrets::plain(), repository.id(), Kind::DataPack).unwrap();
+        frames.iter().for_each(|(blob, bases)| pack.append(packed(blob, bases)).unwrap());
+        pack.finish().unwrap()
+    };
+    let above = pack(&[(&base, &[]), (&blobs[0], &[&base]), (&blobs[1], &[&other]), (&blobs[2], &[&absent])]);
+    let below = pack(&[(&other, &[]), (&noise(4), &[])]);
+    repository.catalogue_packs(&[above.clone(), below.clone()]).unwrap();
+    let reader = repository.reader_of(&snapshot.root).unwrap();
+    for (blob, whole) in blobs.iter().zip([true, true, false]) {
+        assert_eq!(reader.blob(&Secrets::plain().blob_id(blob)).ok().as_ref(), whole.then_some(blob));
+    }
+    for (name, frames) in [(&above.name, 4), (&below.name, 2)] {
+        let all = (0..).map_while(|at| reader.index().frame(at));
+        assert_eq!(all.filter(|(_, pack, _)| pack.name == *name).count(), frames);
+    }
 }
 
 /// A slot that asks for more than a machine has, or for what argon2 cannot do, is damage; the others are tried.
