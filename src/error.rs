@@ -114,7 +114,7 @@ pub enum Error {
         slots: usize,
     },
     /// The repository is encrypted and no password was given.
-    #[error("the repository is encrypted and no password was given")]
+    #[error("a password is needed, and none was given")]
     PasswordNeeded,
     /// A password was given for a repository that is not encrypted.
     #[error("a password was given, but the repository at {location} is not encrypted")]

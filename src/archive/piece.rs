@@ -1,6 +1,7 @@
 //! The stretches that a file is written in: from the stored content to places in the file.
 
 use crate::{
+    archive::live,
     blobs::reader::Reader,
     error::Result,
     id::BlobId,
@@ -10,7 +11,11 @@ use crate::{
     },
 };
 use rustix::fs::FallocateFlags;
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io,
+    os::{fd::BorrowedFd, unix::fs::FileExt},
+};
 
 /// A stretch of a file.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +43,21 @@ pub fn pieces(reader: &Reader, content: &Content) -> Result<Vec<Piece>> {
         offset_bytes += length_bytes;
     }
     Ok(pieces)
+}
+
+/// Whether a live file holds what its pieces say, and nothing after it.
+///
+/// # Errors
+/// Those of reading it.
+pub fn is_same(reader: &Reader, folder: BorrowedFd<'_>, name: &[u8], pieces: &[Piece]) -> io::Result<bool> {
+    let file = File::from(live::open_existing(folder, name, false)?);
+    let mut buffer = Vec::new();
+    for piece in pieces {
+        if !reader.holds_at(&file, piece.offset_bytes, piece.length_bytes, piece.id.as_ref(), &mut buffer)? {
+            return Ok(false);
+        }
+    }
+    Ok(file.metadata()?.len() == pieces.last().map_or(0, |last| last.offset_bytes + last.length_bytes))
 }
 
 /// Makes a stretch of a file zeros, without room where the file system can.

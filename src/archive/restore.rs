@@ -1,13 +1,13 @@
 //! A snapshot into live files: plan a window of files, fill it, go on; folders get their metadata last.
 //!
-//! The plan walks the stored tree and makes folders, links and devices at once; files are gathered in windows that
-//! another thread fills meanwhile (`archive/fill`). A problem with one entry is reported and the others go on.
+//! Folders, links and devices are made while the stored tree is walked; files are gathered in windows that another
+//! thread fills meanwhile (`archive/fill`). A problem with one entry is reported and the others go on.
 
 use crate::{
     archive::{
         fill::{FileTask, Filling, Tally, Way},
         finish::{Cleaning, Finisher, Late, LateLink, make_way},
-        live::{self, Folder, Opener},
+        live::{self, Folder, OpenFolder, Opener},
         metadata::{self, ApplyOptions, Handle, Owners},
         piece,
         request::{RestoreRequest, Restored, Selected, is_within},
@@ -108,11 +108,8 @@ enum State {
     Absent,
     /// It was there before.
     Old,
-    /// It was made just now, and is empty.
-    New {
-        /// What is made in it has no attributes that nobody gave it.
-        bare: bool,
-    },
+    /// It was made just now and is empty. Bare, what is made in it has no attributes that nobody gave it.
+    New { bare: bool },
 }
 
 struct Planner<'a> {
@@ -450,11 +447,6 @@ impl<'a> Planner<'a> {
             Some(stat) if stat.st_nlink > 1 && !self.claim(&stat, entry) => Way::Write,
             Some(stat) => self.request.way_over(&stat, entry, size),
         };
-        if self.request.dry_run {
-            *(if way == Way::Keep { &mut self.done.same } else { &mut self.done.files }) += 1;
-            self.done.bytes += if way == Way::Keep { 0 } else { size };
-            return Ok(());
-        }
         let pieces = match piece::pieces(self.reader, content) {
             Ok(pieces) => pieces,
             Err(e) if e.is_damage() => {
@@ -463,6 +455,14 @@ impl<'a> Planner<'a> {
             }
             Err(e) => return Err(e),
         };
+        if self.request.dry_run {
+            let compare = |open: OpenFolder<'_>| piece::is_same(self.reader, open.as_fd(), &entry.name, &pieces);
+            let may_be = way != Way::Write && self.opener.open(folder).and_then(compare).unwrap_or(false);
+            let same = way == Way::Keep || may_be;
+            *(if same { &mut self.done.same } else { &mut self.done.files }) += 1;
+            self.done.bytes += if same { 0 } else { size };
+            return Ok(());
+        }
         self.window_pieces += pieces.len();
         let way = (way, entry.link.is_some());
         let mut task = FileTask::new(Arc::clone(folder), entry.name.clone(), entry.metadata.clone(), size, pieces, way);

@@ -71,7 +71,11 @@ pub fn size(bytes: u64) -> String {
 
 /// A count with its word: `1 file`, `2 files`.
 pub fn count(n: u64, word: &str) -> String {
-    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+    match (n, word.strip_suffix('y')) {
+        (1, _) => format!("1 {word}"),
+        (_, Some(stem)) => format!("{n} {stem}ies"),
+        _ => format!("{n} {word}s"),
+    }
 }
 
 /// Bytes as JSON holds them: as text, and exactly, in hex, where they are none.

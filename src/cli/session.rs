@@ -55,7 +55,11 @@ impl Session<'_> {
     /// # Errors
     /// `Usage` where nobody said where it is.
     pub fn storage(&self) -> Result<Arc<dyn Storage>> {
-        Ok(Arc::new(LocalStorage::new(self.repo_path()?)))
+        let path = self.repo_path()?;
+        if path.metadata().is_ok_and(|m| !m.is_dir()) {
+            bail!(Error::Usage(format!("{} is a file, and a repository is a folder", shown(path))));
+        }
+        Ok(Arc::new(LocalStorage::new(path)))
     }
 
     /// How many threads work.

@@ -145,7 +145,11 @@ fn check_pairs(repository: &Repository, progress: &dyn Progress, report: &mut Re
                     }
                     Some(Err(e)) => return Err(e),
                     None if place == Folder::Mirror => {
-                        bad.push((object, "it is not there yet; its making was interrupted".into(), Severity::Note));
+                        bad.push((
+                            object,
+                            "the second copy is missing; the next backup makes it again".into(),
+                            Severity::Note,
+                        ));
                     }
                     None => bad.push((object, "it is gone; its mirror is there".into(), Severity::Mendable)),
                 }

@@ -148,6 +148,9 @@ pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
     let snapshot = made?;
     // What the medium cannot promise may have turned out only while writing.
     repository.notes().iter().for_each(|note| session.screen.note(note));
+    if words.stdin.is_some() && snapshot.counts.bytes == 0 {
+        session.screen.note("the standard input was empty: the snapshot holds an empty file");
+    }
     report(session, &snapshot, words.dry_run)?;
     Ok(if snapshot.complete { 0 } else { 3 })
 }

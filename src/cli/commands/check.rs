@@ -100,17 +100,20 @@ fn conclude(session: &Session<'_>, report: &Report, read: ReadData) -> Result<u8
         touched: report.touched.len(),
     })?;
     let depth = match read {
-        ReadData::No => "without reading the data (--read-data does)".to_owned(),
+        ReadData::No => "what refers to what (--read-data reads all)".to_owned(),
         _ => format!("{} in {} read whole", size(report.bytes_read), count(report.packs_read, "pack")),
     };
     let (objects, snapshots) = (count(report.objects, "object"), count(report.snapshots, "snapshot"));
     session.screen.say(&format!("{objects}, {snapshots}, {depth}"))?;
     if !damaged {
-        session.screen.say("no damage found")?;
+        let words = if read == ReadData::No { "no damage found; the data was not read" } else { "no damage found" };
+        session.screen.say(words)?;
         return Ok(0);
     }
     if report.touched.is_empty() {
-        session.screen.say("damage was found, and no file of any snapshot is touched by it")?;
+        session
+            .screen
+            .say("damage was found, and no file of any snapshot is touched by it: nothing needs to be done")?;
     } else {
         let files = count(report.touched.len() as u64, "file");
         session.screen.say(&format!(

@@ -53,8 +53,12 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     if only.is_some() && !words.include.is_empty() {
         bail!(Error::Usage("with --target / and a path, --include has no use: name the path alone".into()));
     }
+    let own = session.repo_path()?.metadata()?;
+    let target = rustix::fs::fstat(&place.root)?;
+    if (target.st_dev, target.st_ino) == (own.dev(), own.ino()) {
+        bail!(Error::Usage("the target is the repository itself: take another folder".into()));
+    }
     let root_is_source = snapshot.sources.iter().any(|s| s == b"/");
-    let own = session.repo_path()?.metadata();
     let request = RestoreRequest {
         only,
         include: Patterns::new(&words.include)?,
@@ -66,7 +70,7 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
         threads: session.threads(),
         root_metadata: if in_place { root_is_source } else { place.fresh && (!path.is_empty() || root_is_source) },
         in_place,
-        spare: own.map(|m| (m.dev(), m.ino())).into_iter().collect(),
+        spare: vec![(own.dev(), own.ino())],
     };
     let selected = Selected { entry: selected_entry, path: selected_path, sources: &snapshot.sources };
     let counts = snapshot.counts;
@@ -162,21 +166,30 @@ struct JsonRestore {
 fn report(session: &Session<'_>, target: &Path, id: &str, done: Restored, words: &Restore) -> Result<()> {
     let would = if words.dry_run { "would restore" } else { "restored" };
     let mut text = format!("{would} {}, {}, into {}", count(done.files, "file"), size(done.bytes), shown(target));
-    for (count, words) in [
-        (done.same, "files were the same already"),
-        (done.skipped, "that were there were left alone"),
-        (done.deleted, "that the snapshot does not have were removed"),
+    let (same, skipped) = (count(done.same, "file"), count(done.skipped, "entry"));
+    let deleted = if words.dry_run { "to be removed" } else { "removed" };
+    for (number, line) in [
+        (done.same, format!("{same} the same already")),
+        (done.skipped, format!("{skipped} left as they were")),
+        (done.deleted, format!("{} {deleted}, for the snapshot does not have them", count(done.deleted, "entry"))),
     ] {
-        if count > 0 {
-            text.push_str(&format!("\n{count} {words}"));
+        if number > 0 {
+            text.push('\n');
+            text.push_str(&line);
         }
+    }
+    if !words.include.is_empty() && done.files + done.same + done.skipped + done.folders + done.others == 0 {
+        session.screen.note("no pattern of --include matched anything");
     }
     if words.verify && done.problems == 0 {
         text.push_str("\neverything was read back and is as in the snapshot");
     }
     session.screen.say(&text)?;
     if done.problems > 0 {
-        session.screen.note(&format!("{} entries could not be restored, or not exactly; see above", done.problems));
+        session.screen.note(&format!(
+            "{} could not be restored, or not exactly: see above (with --json, all are named)",
+            count(done.problems, "entry")
+        ));
     }
     session.screen.object(&JsonRestore {
         message: "restore",

@@ -8,7 +8,10 @@ use crate::cli::{
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use std::{collections::HashMap, io::Write};
+use std::{
+    collections::HashMap,
+    io::{IsTerminal, Write},
+};
 use xsnap::{
     archive::dump::{dump_file, dump_folder},
     blobs::reader::Reader,
@@ -275,6 +278,9 @@ pub fn cat(session: &Session<'_>, words: &Cat) -> Result<u8> {
     let mut out = std::io::stdout().lock();
     for what in &words.what {
         let (snapshot, path) = session.chosen(&repository, what, &words.choice)?;
+        if path.is_empty() {
+            bail!(Error::Usage("name a file, as in latest:/etc/hosts".into()));
+        }
         let entry = entry_at(&trees, snapshot, &path)?;
         match &entry.node {
             Node::File { content, .. } => dump_file(&repository.reader_of(&entry)?, content, &mut out)?,
@@ -291,6 +297,9 @@ pub fn dump(session: &Session<'_>, words: &Dump) -> Result<u8> {
     let repository = session.open(Access::Read)?;
     let (snapshot, path) = session.chosen(&repository, &words.what, &words.choice)?;
     let entry = entry_at(&repository.tree_reader()?, snapshot, &path)?;
+    if matches!(entry.node, Node::Folder { .. }) && std::io::stdout().is_terminal() {
+        bail!(Error::Usage("a tar archive is nothing for a terminal: send it to a file or a program".into()));
+    }
     let reader = repository.reader_of(&entry)?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
     match &entry.node {
