@@ -3,7 +3,7 @@
 use crate::{
     archive::live,
     blobs::reader::Reader,
-    error::Result,
+    error::{Error, Result},
     id::BlobId,
     repo::{
         content::{Content, Run},
@@ -28,6 +28,10 @@ pub struct Piece {
     pub id: Option<BlobId>,
 }
 
+/// No file is restored in more stretches, for they are held in memory while it is: two TiB in chunks of the usual size.
+/// Lists that hold each other many times can claim any number.
+const MAX_PIECES: usize = 1 << 24;
+
 /// The stretches that a stored content is made of.
 ///
 /// # Errors
@@ -39,6 +43,9 @@ pub fn pieces(reader: &Reader, content: &Content) -> Result<Vec<Piece>> {
             Run::Data { id, length_bytes } => (Some(id), length_bytes),
             Run::Hole { length_bytes } => (None, length_bytes),
         };
+        if pieces.len() >= MAX_PIECES {
+            return Err(Error::damaged("a file's list", format!("it is made of more than {MAX_PIECES} runs")));
+        }
         pieces.push(Piece { offset_bytes, length_bytes, id });
         offset_bytes += length_bytes;
     }

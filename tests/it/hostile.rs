@@ -13,11 +13,12 @@ use std::{
     sync::Arc,
 };
 use xsnap::{
-    archive::request::Overwrite,
+    archive::{piece::pieces, request::Overwrite},
     progress::Silent,
     repo::{
         check::{ReadData, check},
         content::{Content, Run, encode_list},
+        listing::find,
         tree::{Entry, Node, Owner, Time},
     },
 };
@@ -352,6 +353,19 @@ fn lists_that_hold_each_other_many_times_are_walked_once_each() {
     let touched: Vec<&[u8]> = report.touched.iter().map(|t| t.path.as_slice()).collect();
     assert_eq!(touched, [b"/c", b"/d"], "{:?}", report.touched);
     assert!(repository.reader_of(&snapshot.root).unwrap().index().is_known(&repository.secrets().blob_id(b"x")));
+}
+
+#[test]
+fn a_file_of_more_runs_than_memory_should_hold_is_not_restored() {
+    let (repository, snapshot) = forged(|forge| {
+        let byte = forge.run(b"x", 1);
+        let content = many_times(forge, byte);
+        forge.folder(&[file(b"a", content)])
+    });
+    let reader = repository.reader_of(&snapshot.root).unwrap();
+    let entry = find(&reader, &snapshot.root, b"/a").unwrap().unwrap();
+    let Node::File { content, .. } = entry.node else { panic!("a file") };
+    assert!(pieces(&reader, &content).unwrap_err().is_damage());
 }
 
 #[test]
