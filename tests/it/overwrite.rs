@@ -233,6 +233,8 @@ fn what_is_not_included_is_not_touched() {
 
 /// Everything about everything below a path that a look can show, the times of last access aside.
 fn fingerprint(path: &Path) -> Vec<String> {
+    // How many blocks a file takes is settled only once they are written out.
+    rustix::fs::syncfs(File::open(path).unwrap()).unwrap();
     let one = |path: &PathBuf| {
         let m = path.symlink_metadata().unwrap();
         let times = (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
