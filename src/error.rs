@@ -167,6 +167,11 @@ impl Error {
         matches!(self, Self::Damaged { .. } | Self::Missing { .. } | Self::Newer { .. })
     }
 
+    /// Whether an object was not there when it was asked for.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Storage { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// The exit code that this failure earns; 0 and 3 are not failures.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -83,6 +83,12 @@ pub mod repo {
     /// Finding a repository and getting in.
     pub mod opening;
 
+    /// The tables of packs, read from the medium.
+    pub mod tables;
+
+    /// All snapshots: put, rewritten, forgotten.
+    pub mod snapshots;
+
     /// Making a repository where there is none.
     pub mod init;
 

@@ -20,11 +20,12 @@ use crate::{
 use lru::LruCache;
 use std::{
     collections::HashSet,
+    fmt::Debug,
     io::{self, ErrorKind},
     os::unix::fs::FileExt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -43,6 +44,15 @@ const ASKED_PACKS: usize = 8;
 /// A frame of a pack, found to be damaged.
 pub type BadFrame = (ObjectName, u32);
 
+/// Finds out anew where everything lies, for a reader under which packs may vanish: without a lock, somebody may prune.
+pub trait Relist: Send + Sync + Debug {
+    /// An index of what lies on the medium now.
+    ///
+    /// # Errors
+    /// A storage error.
+    fn relist(&self) -> Result<Index>;
+}
+
 /// The way out, for any number of threads.
 #[derive(Debug)]
 pub struct Reader {
@@ -53,6 +63,11 @@ pub struct Reader {
     bad: Mutex<HashSet<BadFrame>>,
     /// Frames in a row that could not be read.
     unread: AtomicU32,
+    /// Whether a pack was not there any more.
+    vanished: AtomicBool,
+    relist: Option<Arc<dyn Relist>>,
+    /// A reader of what was there after a pack had vanished.
+    later: Mutex<Option<Arc<Reader>>>,
 }
 
 #[derive(Debug)]
@@ -69,7 +84,22 @@ impl Reader {
     /// A reader of what `index` knows.
     pub fn new(storage: Arc<dyn Storage>, secrets: Arc<Secrets>, index: Arc<Index>) -> Self {
         let cache = Mutex::new(Cache { frames: LruCache::unbounded(), held_bytes: 0 });
-        Self { storage, secrets, index, cache, bad: Mutex::default(), unread: AtomicU32::new(0) }
+        Self {
+            storage,
+            secrets,
+            index,
+            cache,
+            bad: Mutex::default(),
+            unread: AtomicU32::new(0),
+            vanished: AtomicBool::new(false),
+            relist: None,
+            later: Mutex::default(),
+        }
+    }
+
+    /// The same reader, which asks once where everything is when a pack has vanished.
+    pub fn relisting(self, relist: Arc<dyn Relist>) -> Self {
+        Self { relist: Some(relist), ..self }
     }
 
     /// What this reader knows of places.
@@ -82,6 +112,26 @@ impl Reader {
     /// # Errors
     /// `Missing` where it lies nowhere, `Damaged` where no place of it is whole, or a storage error.
     pub fn blob(&self, id: &BlobId) -> Result<Vec<u8>> {
+        match self.blob_here(id) {
+            Err(e) if e.is_damage() => self.later()?.map_or(Err(e), |later| later.blob(id)),
+            found => found,
+        }
+    }
+
+    /// The reader that knows where everything is after a pack has vanished; nothing as long as none has.
+    fn later(&self) -> Result<Option<Arc<Self>>> {
+        let Some(relist) = self.relist.as_ref().filter(|_| self.vanished.load(Ordering::Acquire)) else {
+            return Ok(None);
+        };
+        let mut later = lock(&self.later);
+        if later.is_none() {
+            let index = Arc::new(relist.relist()?);
+            *later = Some(Arc::new(Self::new(Arc::clone(&self.storage), Arc::clone(&self.secrets), index)));
+        }
+        Ok(later.clone())
+    }
+
+    fn blob_here(&self, id: &BlobId) -> Result<Vec<u8>> {
         let mut failure = Error::Missing { what: format!("blob {id}") };
         for place in self.index.places(id) {
             match self.cached(place.frame).and_then(|frame| Ok(self.verified(&frame, place, id)?.to_vec())) {
@@ -225,7 +275,10 @@ impl Reader {
         let (storage, object) = (self.storage.as_ref(), || Folder::Packs.object(&pack.name));
         let read = read_again(storage, Folder::Packs, &pack.name, indexed.offset_bytes, indexed.frame_bytes as usize);
         let bytes = read.map_err(|e| match e.kind() {
-            ErrorKind::NotFound => Error::Missing { what: object() },
+            ErrorKind::NotFound => {
+                self.vanished.store(true, Ordering::Release);
+                Error::Missing { what: object() }
+            }
             ErrorKind::UnexpectedEof => Error::damaged(object(), "it is cut short"),
             _ if is_unreadable(&e) => self.unreadable(frame, &pack.name, e),
             _ => Error::storage("read", object(), e),
@@ -280,6 +333,10 @@ impl Reader {
 
     /// Takes the frames that were found damaged so far.
     pub fn take_bad_frames(&self) -> Vec<BadFrame> {
-        lock(&self.bad).drain().collect()
+        let mut bad: Vec<BadFrame> = lock(&self.bad).drain().collect();
+        if let Some(later) = lock(&self.later).as_ref() {
+            bad.append(&mut later.take_bad_frames());
+        }
+        bad
     }
 }

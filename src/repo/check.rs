@@ -93,6 +93,9 @@ pub struct Report {
     pub snapshots: u64,
     /// Bytes of packs that were read.
     pub bytes_read: u64,
+    /// Whether a pack vanished meanwhile, which only a prune from where no lock reaches can do: what was found may be
+    /// out of date, and another check of a repository that is opened anew tells.
+    pub vanished: bool,
 }
 
 impl Report {
@@ -171,6 +174,8 @@ struct PackOutcome {
     read_bytes: u64,
     /// Nothing of it could be read.
     unread: Option<Error>,
+    /// It is not there any more.
+    vanished: bool,
 }
 
 fn check_packs(repository: &Repository, read: ReadData, progress: &dyn Progress, report: &mut Report) -> Result<()> {
@@ -190,7 +195,10 @@ fn check_packs(repository: &Repository, read: ReadData, progress: &dyn Progress,
         if progress.stop_wanted() {
             return Err(Error::Interrupted);
         }
-        let outcome = check_pack(repository, &reader, &frames, l, is_read(l), progress)?;
+        let outcome = match check_pack(repository, &reader, &frames, l, is_read(l), progress) {
+            Err(e) if e.is_absence() && !repository.is_locked() => PackOutcome { vanished: true, ..Default::default() },
+            outcome => outcome?,
+        };
         progress.tell(Event::Done { entries: 1, bytes: outcome.read_bytes });
         Ok(outcome)
     };
@@ -203,6 +211,7 @@ fn check_packs(repository: &Repository, read: ReadData, progress: &dyn Progress,
     }
     for (l, outcome) in listed.iter().zip(outcomes) {
         report.objects += 1;
+        report.vanished |= outcome.vanished;
         report.packs_read += u64::from(outcome.read_bytes > 0);
         report.bytes_read += outcome.read_bytes;
         if outcome.read_bytes > 0 {

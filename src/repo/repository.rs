@@ -7,7 +7,7 @@ use crate::{
     blobs::{
         chunker::{ChunkSizes, Chunker},
         index::Index,
-        pack::{self, Published, Toc},
+        pack::Published,
         reader::{BadFrame, Reader},
         seal::Secrets,
         writer::{Target, Writer, WriterOptions},
@@ -23,43 +23,31 @@ use crate::{
         opening::{Access, Credentials, find_config, listed, take_lock, unlock},
         paired,
         snapshot::Snapshot,
+        snapshots::{self, DamagedSnapshot, Snapshots},
+        tables,
         tree::Entry,
     },
     storage::{
-        envelope::{self, Kind, Label},
-        object::{Folder, Guard, Listed, Storage, met_unreadable, unreadable_as_damage},
+        envelope::Kind,
+        object::{Folder, Guard, Storage},
     },
 };
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-/// A snapshot object that cannot be read from either of its files.
-#[derive(Debug, Clone)]
-pub struct DamagedSnapshot {
-    /// Its name.
-    pub name: ObjectName,
-    /// What is wrong with it.
-    pub why: String,
-}
 
 /// An open repository.
 #[derive(Debug)]
 pub struct Repository {
-    storage: Arc<dyn Storage>,
-    secrets: Arc<Secrets>,
-    id: RepositoryId,
+    target: Target,
     clear: Clear,
     config: Config,
     config_object: String,
     catalog: Mutex<Catalog>,
-    snapshots: Vec<Snapshot>,
-    generations: HashMap<SnapshotId, Generation>,
-    damaged: Vec<DamagedSnapshot>,
+    snapshots: Snapshots,
     notes: Vec<String>,
-    _guard: Option<Box<dyn Guard>>,
+    guard: Option<Box<dyn Guard>>,
 }
 
 impl Repository {
@@ -111,43 +99,37 @@ impl Repository {
         let config = Config::open(&secrets, &found.name, &found.body, &config_object)?;
         let catalog = Catalog::open(storage.catalog_file().as_deref(), found.repository).map_err(catalog_failed)?;
         let mut repository = Self {
-            storage,
-            secrets: Arc::new(secrets),
-            id: found.repository,
+            target: Target { storage, secrets: Arc::new(secrets), repository: found.repository },
             clear: found.clear,
             config,
             config_object,
             catalog: Mutex::new(catalog),
-            snapshots: Vec::new(),
-            generations: HashMap::new(),
-            damaged: Vec::new(),
+            snapshots: Snapshots::default(),
             notes,
-            _guard: guard,
+            guard,
         };
         if access != Access::Read {
             repository.tidy()?;
         }
         repository.catch_up_packs()?;
         repository.load_snapshots()?;
+        if access != Access::Read {
+            repository.snapshots.tidy(&repository.target)?;
+        }
         Ok(repository)
     }
 
     /// Completes pairs and sweeps what killed writers left.
     fn tidy(&self) -> Result<()> {
-        let storage = self.storage.as_ref();
+        let (storage, id) = (self.target.storage.as_ref(), self.target.repository);
         storage.sweep().map_err(|e| Error::storage("sweep", storage.location(), e))?;
         let is_config = |name: &ObjectName| config::generation_of(name).is_some();
         let pairs = paired::list(storage, Folder::Config, is_config)?;
-        paired::complete(storage, Folder::Config, Kind::Config, self.id, &pairs)?;
+        paired::complete(storage, Folder::Config, Kind::Config, id, &pairs)?;
         let pairs = paired::list(storage, Folder::Keys, keys::is_slot_name)?;
-        paired::complete(storage, Folder::Keys, Kind::Key, self.id, &pairs)?;
-        paired::complete(storage, Folder::Snapshots, Kind::Snapshot, self.id, &self.snapshot_pairs()?)?;
+        paired::complete(storage, Folder::Keys, Kind::Key, id, &pairs)?;
+        paired::complete(storage, Folder::Snapshots, Kind::Snapshot, id, &snapshots::pairs(&self.target)?)?;
         Ok(())
-    }
-
-    fn snapshot_pairs(&self) -> Result<BTreeMap<ObjectName, paired::Pair>> {
-        let is_snapshot = |name: &ObjectName| SnapshotId::from_object(name).is_some();
-        paired::list(self.storage.as_ref(), Folder::Snapshots, is_snapshot)
     }
 
     fn catalog(&self) -> MutexGuard<'_, Catalog> {
@@ -163,13 +145,14 @@ impl Repository {
         match first {
             Ok(done) => Ok(done),
             Err(_) => {
-                let fresh = Catalog::in_memory(self.id).map_err(catalog_failed)?;
+                let fresh = Catalog::in_memory(self.target.repository).map_err(catalog_failed)?;
                 // Losing marks costs another check; those that can still be read are kept.
                 for (pack, frames) in self.catalog().bad_frames().unwrap_or_default() {
                     fresh.mark_bad(frames.into_iter().map(|frame| (&pack, frame))).map_err(catalog_failed)?;
                 }
                 *self.catalog() = fresh;
-                let rows = self.missing_packs(&HashMap::new(), &listed(self.storage.as_ref(), Folder::Packs)?)?;
+                let on_medium = listed(self.target.storage.as_ref(), Folder::Packs)?;
+                let rows = tables::read_missing(&self.target, &HashMap::new(), &on_medium)?;
                 let catalog = self.catalog();
                 rows.iter().try_for_each(|row| catalog.put_pack(row)).map_err(catalog_failed)?;
                 work(&catalog).map_err(catalog_failed)
@@ -179,11 +162,11 @@ impl Repository {
 
     /// Makes the catalogue's packs those of the medium. A pack whose length has changed is read anew.
     fn catch_up_packs(&self) -> Result<()> {
-        let on_medium = listed(self.storage.as_ref(), Folder::Packs)?;
+        let on_medium = listed(self.target.storage.as_ref(), Folder::Packs)?;
         let known = self.with_catalog(Catalog::pack_lengths)?;
         let lengths: HashMap<&ObjectName, u64> = on_medium.iter().map(|l| (&l.name, l.length_bytes)).collect();
         let gone: Vec<&ObjectName> = known.iter().filter(|(n, l)| lengths.get(n) != Some(l)).map(|(n, _)| n).collect();
-        let rows = self.missing_packs(&known, &on_medium)?;
+        let rows = tables::read_missing(&self.target, &known, &on_medium)?;
         if gone.is_empty() && rows.is_empty() {
             return Ok(());
         }
@@ -193,76 +176,26 @@ impl Repository {
         })
     }
 
-    fn missing_packs(&self, known: &HashMap<ObjectName, u64>, on_medium: &[Listed]) -> Result<Vec<PackRow>> {
-        let missing: Vec<&Listed> = on_medium.iter().filter(|l| known.get(&l.name) != Some(&l.length_bytes)).collect();
-        let read = |l: &&Listed| self.read_pack_row(&l.name, l.length_bytes);
-        let rows: Vec<Result<PackRow>> = missing.par_iter().map(read).collect();
-        // A pack of which nothing can be read is done without, and looked at again at the next opening, as long as
-        // others can be read: one bad place is no medium that is gone.
-        let unread = |row: &Result<PackRow>| row.as_ref().is_err_and(|e| met_unreadable(self.storage.as_ref(), e));
-        let answers = rows.iter().any(Result::is_ok);
-        rows.into_iter().filter(|row| !answers || !unread(row)).collect()
-    }
-
-    fn read_pack_row(&self, name: &ObjectName, length_bytes: u64) -> Result<PackRow> {
-        let found = pack::read_toc(self.storage.as_ref(), &self.secrets, self.id, name, length_bytes)?;
-        // What was found while some of a pack could not be read is not taken for all there is: with another length in
-        // its row, the pack is looked at again at the next opening.
-        let length_bytes = length_bytes + u64::from(found.unread);
-        Ok(PackRow { name: name.clone(), length_bytes, kind: found.kind, toc: found.sealed_toc })
-    }
-
-    /// Loads the highest whole generation of every snapshot, from the catalogue where its row proves itself.
+    /// Loads the highest whole generation of every snapshot, and makes the catalogue's rows those of the medium.
     fn load_snapshots(&mut self) -> Result<()> {
-        let pairs = self.snapshot_pairs()?;
-        let rows = self.with_catalog(Catalog::snapshots)?;
-        let (mut fresh, mut found) = (Vec::new(), BTreeMap::<SnapshotId, (Generation, Snapshot)>::new());
-        self.damaged.clear();
-        for (name, pair) in &pairs {
-            let Some((id, generation)) = SnapshotId::from_object(name) else { continue };
-            let from_row = rows.get(name).and_then(|bytes| self.open_snapshot(name, bytes).ok());
-            let snapshot = from_row.map_or_else(|| self.read_snapshot(name, pair, &mut fresh), Ok);
-            match snapshot.map_err(|e| unreadable_as_damage(self.storage.as_ref(), e)) {
-                Ok(snapshot) => drop(found.insert(id, (generation, snapshot))),
-                Err(e) if e.is_damage() => {
-                    self.damaged.push(DamagedSnapshot { name: name.clone(), why: e.to_string() })
-                }
-                Err(e) => return Err(e),
-            }
+        let (snapshots, changed) = Snapshots::load(&self.target, &self.with_catalog(Catalog::snapshots)?)?;
+        self.snapshots = snapshots;
+        if changed.fresh.is_empty() && changed.gone.is_empty() {
+            return Ok(());
         }
-        let gone: Vec<&ObjectName> = rows.keys().filter(|name| !pairs.contains_key(name)).collect();
-        if !fresh.is_empty() || !gone.is_empty() {
-            self.with_catalog(|catalog| {
-                gone.iter().try_for_each(|name| catalog.drop_snapshot(name))?;
-                fresh.iter().try_for_each(|(name, bytes, plain)| catalog.put_snapshot(name, bytes, plain.as_ref()))
-            })?;
-        }
-        self.generations = found.iter().map(|(id, (generation, _))| (*id, *generation)).collect();
-        self.snapshots = found.into_values().map(|(_, snapshot)| snapshot).collect();
-        self.snapshots.sort_by_key(|s| (s.commit, s.time, s.id));
-        Ok(())
-    }
-
-    fn open_snapshot(&self, name: &ObjectName, bytes: &[u8]) -> Result<Snapshot> {
-        let object = Folder::Snapshots.object(name);
-        let (label, body) = envelope::open(bytes, &object)?;
-        envelope::expect(&label, Kind::Snapshot, Some(self.id), name, &object)?;
-        Snapshot::open(&self.secrets, name, body, &object)
-    }
-
-    fn read_snapshot(&self, name: &ObjectName, pair: &paired::Pair, fresh: &mut Vec<FreshRow>) -> Result<Snapshot> {
-        let bytes = paired::get(self.storage.as_ref(), Folder::Snapshots, Kind::Snapshot, Some(self.id), name, pair)?;
-        let snapshot = self.open_snapshot(name, &bytes)?;
-        let plain = self.plain_fields(&snapshot);
-        fresh.push((name.clone(), bytes, plain));
-        Ok(snapshot)
+        self.with_catalog(|catalog| {
+            changed.gone.iter().try_for_each(|name| catalog.drop_snapshot(name))?;
+            changed.fresh.iter().try_for_each(|(name, snapshot, bytes)| {
+                catalog.put_snapshot(name, bytes, self.plain_fields(snapshot).as_ref())
+            })
+        })
     }
 
     /// The fields that people may query; none where the repository hides them.
     fn plain_fields(&self, s: &Snapshot) -> Option<PlainFields> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let time = jiff::Timestamp::new(s.time.seconds, i32::try_from(s.time.nanoseconds).unwrap_or_default());
-        (!self.secrets.is_sealed()).then(|| PlainFields {
+        (!self.target.secrets.is_sealed()).then(|| PlainFields {
             time: time.map(|t| t.to_string()).unwrap_or_default(),
             host: text(&s.host),
             tags: s.tags.join(","),
@@ -273,32 +206,32 @@ impl Repository {
 
     /// Every snapshot, the oldest commit first.
     pub fn snapshots(&self) -> &[Snapshot] {
-        &self.snapshots
+        self.snapshots.list()
     }
 
-    /// Snapshot objects of which neither file is whole.
+    /// Snapshot objects of which neither file is whole, and no later generation either.
     pub fn damaged_snapshots(&self) -> &[DamagedSnapshot] {
-        &self.damaged
+        self.snapshots.damaged()
     }
 
     /// What people should know about this medium.
     pub fn notes(&self) -> Vec<String> {
-        self.notes.iter().cloned().chain(self.storage.cannot_promise()).collect()
+        self.notes.iter().cloned().chain(self.target.storage.cannot_promise()).collect()
     }
 
     /// The medium.
     pub fn storage(&self) -> &Arc<dyn Storage> {
-        &self.storage
+        &self.target.storage
     }
 
     /// The keys.
     pub fn secrets(&self) -> &Arc<Secrets> {
-        &self.secrets
+        &self.target.secrets
     }
 
     /// The repository's id.
     pub fn id(&self) -> RepositoryId {
-        self.id
+        self.target.repository
     }
 
     /// The parameters.
@@ -313,12 +246,12 @@ impl Repository {
 
     /// What `init --like` takes over: identity key and chunk sizes.
     pub fn likeness(&self) -> (Option<[u8; 32]>, ChunkSizes) {
-        (self.secrets.identity(), self.config.chunks)
+        (self.target.secrets.identity(), self.config.chunks)
     }
 
     /// What cuts streams in this repository.
     pub fn chunker(&self) -> Chunker {
-        Chunker::new(self.config.chunks, self.secrets.gear())
+        Chunker::new(self.config.chunks, self.target.secrets.gear())
     }
 
     /// Loads the index of all packs.
@@ -385,18 +318,14 @@ impl Repository {
         bad: &HashMap<ObjectName, HashSet<u32>>,
     ) -> Result<()> {
         let none = HashSet::new();
-        let open = |row: &PackRow| {
-            let object = Folder::Packs.object(&row.name);
-            Toc::open_kept(&self.secrets, &row.name, row.kind, &row.toc, row.length_bytes, &object)
-        };
         for name in self.with_catalog(|catalog| catalog.pack_names(kind))? {
             let Some(row) = self.with_catalog(|catalog| catalog.pack(&name))? else { continue };
-            let (kind, toc) = match open(&row) {
+            let (kind, toc) = match tables::open_row(&self.target, &row) {
                 Ok(toc) => (row.kind, toc),
                 Err(_) => {
-                    let row = self.read_pack_row(&name, row.length_bytes)?;
+                    let row = tables::read_row(&self.target, &name, row.length_bytes)?;
                     self.with_catalog(|catalog| catalog.put_pack(&row))?;
-                    (row.kind, open(&row)?)
+                    (row.kind, tables::open_row(&self.target, &row)?)
                 }
             };
             if wanted.is_none_or(|wanted| toc.ids().any(|id| wanted.contains(&id))) {
@@ -406,9 +335,16 @@ impl Repository {
         Ok(())
     }
 
-    /// A reader of what an index knows.
+    /// A reader of what an index knows. Where there is no lock, it looks anew where everything lies once a pack has
+    /// vanished.
     pub fn reader(&self, index: Arc<Index>) -> Reader {
-        Reader::new(Arc::clone(&self.storage), Arc::clone(&self.secrets), index)
+        let reader = Reader::new(Arc::clone(&self.target.storage), Arc::clone(&self.target.secrets), index);
+        if self.is_locked() { reader } else { reader.relisting(Arc::new(self.target.clone())) }
+    }
+
+    /// Whether the repository's lock is held, so that no pack can vanish.
+    pub fn is_locked(&self) -> bool {
+        self.guard.is_some()
     }
 
     /// Starts a writer that skips what an index knows; a dry run writes nothing and counts.
@@ -417,10 +353,8 @@ impl Repository {
     /// As `Writer::start`, and `Newer` where this version may not write.
     pub fn writer(&self, index: Arc<Index>, threads: usize, dry_run: bool) -> Result<Writer> {
         self.clear.allow_writing(&self.config_object)?;
-        let target =
-            Target { storage: Arc::clone(&self.storage), secrets: Arc::clone(&self.secrets), repository: self.id };
         let options = WriterOptions { level: self.config.level, pack_bytes: self.config.pack_bytes, threads, dry_run };
-        Writer::start(target, index, options)
+        Writer::start(self.target.clone(), index, options)
     }
 
     /// Adds published packs to the catalogue, so that the next opening need not read them.
@@ -443,15 +377,57 @@ impl Repository {
     /// A storage error. After one on the mirror the snapshot is there and the next writer completes it.
     pub fn put_snapshot(&mut self, mut snapshot: Snapshot) -> Result<Snapshot> {
         self.load_snapshots()?;
-        snapshot.commit = self.snapshots.iter().map(|s| s.commit).max().unwrap_or(0).saturating_add(1);
-        let name = snapshot.id.object(Generation::FIRST);
-        let body = snapshot.seal(&self.secrets, &name)?;
-        let label = Label { kind: Kind::Snapshot, repository: self.id, name };
-        // Packs that were found rather than written may be known by names that were never made durable.
-        self.storage.sync(Folder::Packs).map_err(|e| Error::storage("sync", Folder::Packs.as_str(), e))?;
-        paired::put(self.storage.as_ref(), Folder::Snapshots, &label, &body)?;
+        snapshot.commit = self.snapshots.next_commit();
+        snapshots::put(&self.target, &snapshot, Generation::FIRST)?;
         self.load_snapshots()?;
         Ok(snapshot)
+    }
+
+    /// Changes what is recorded of a snapshot, never its id or its place in the order of commits: a new generation is
+    /// put, then the older ones are deleted. On return the change is durable; before it, the old record counts.
+    ///
+    /// # Errors
+    /// `NoSnapshot`, `Newer`, and storage errors.
+    pub fn rewrite(&mut self, id: &SnapshotId, change: &dyn Fn(&mut Snapshot)) -> Result<Snapshot> {
+        self.clear.allow_writing(&self.config_object)?;
+        loop {
+            self.load_snapshots()?;
+            let old = self.snapshots.get(id).ok_or_else(|| Error::NoSnapshot { wanted: id.to_string() })?;
+            let mut new = old.clone();
+            change(&mut new);
+            (new.id, new.commit) = (old.id, old.commit);
+            if new == *old {
+                return Ok(new);
+            }
+            match snapshots::put(&self.target, &new, self.snapshots.next_generation(id)?) {
+                // Somebody else has changed it meanwhile: the change is made to what they left.
+                Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                put => put?,
+            }
+            self.load_snapshots()?;
+            self.snapshots.delete_superseded(&self.target, id)?;
+            self.load_snapshots()?;
+            return Ok(new);
+        }
+    }
+
+    /// Forgets snapshots: those whose objects are damaged, too. Their blobs stay until a prune. On return they are gone
+    /// durably.
+    ///
+    /// # Errors
+    /// `Usage` where one is protected and `NoSnapshot` where one is not there, with nothing forgotten; `Newer`; storage
+    /// errors.
+    pub fn forget(&mut self, ids: &[SnapshotId]) -> Result<()> {
+        self.clear.allow_writing(&self.config_object)?;
+        self.load_snapshots()?;
+        for id in ids {
+            if self.snapshots.get(id).is_some_and(|s| s.protected) {
+                return Err(Error::Usage(format!("snapshot {} is protected, and nothing was forgotten", id.short())));
+            }
+            self.snapshots.generations(id)?;
+        }
+        ids.iter().try_for_each(|id| self.snapshots.forget(&self.target, id))?;
+        self.load_snapshots()
     }
 
     /// Marks frames that were found damaged, so that the next backup stores their blobs again.
@@ -470,9 +446,6 @@ impl Repository {
         self.with_catalog(|catalog| catalog.unmark(pack))
     }
 }
-
-/// A snapshot object that the catalogue does not have yet.
-type FreshRow = (ObjectName, Vec<u8>, Option<PlainFields>);
 
 fn catalog_failed(e: rusqlite::Error) -> Error {
     Error::storage("use", "index.sqlite", std::io::Error::other(e))

@@ -53,17 +53,25 @@ pub fn check(session: &Session<'_>, words: &Check) -> Result<u8> {
         None if words.read_data => ReadData::All,
         None => ReadData::No,
     };
-    let repository = session.open(Access::Read)?;
-    session.screen.begin("check");
-    let report = prove(&repository, read, session.screen);
-    session.screen.end();
-    let report = report?;
+    let mut report = look(session, read)?;
+    if report.vanished {
+        session.screen.note("packs vanished while they were checked: another machine prunes; it is checked once more");
+        report = look(session, read)?;
+    }
     report.findings.iter().try_for_each(|f| show_finding(session, f))?;
     report.touched.iter().take(MAX_NAMED).try_for_each(|t| show_touched(session, t))?;
     if report.touched.len() > MAX_NAMED {
         session.screen.say(&format!("… and {} files more", report.touched.len() - MAX_NAMED))?;
     }
     conclude(session, &report, read)
+}
+
+fn look(session: &Session<'_>, read: ReadData) -> Result<Report> {
+    let repository = session.open(Access::Read)?;
+    session.screen.begin("check");
+    let report = prove(&repository, read, session.screen);
+    session.screen.end();
+    Ok(report?)
 }
 
 fn word(severity: Severity) -> &'static str {

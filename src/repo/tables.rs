@@ -1,0 +1,67 @@
+//! The tables of packs, read from the medium: for the catalogue, and for readers that packs vanish under.
+//!
+//! Knows nothing of the catalogue's file. See `format-spec/07-catalogue.md`.
+
+use crate::{
+    blobs::{
+        index::Index,
+        pack::{self, Toc},
+        reader::Relist,
+        writer::Target,
+    },
+    error::{Error, Result},
+    id::ObjectName,
+    repo::{catalog::PackRow, opening::listed},
+    storage::object::{Folder, Listed, met_unreadable},
+};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use std::collections::{HashMap, HashSet};
+
+/// Reads the table of one pack, as a row of the catalogue.
+///
+/// # Errors
+/// `Newer`, and storage errors; damage is none, what is whole is found.
+pub fn read_row(target: &Target, name: &ObjectName, length_bytes: u64) -> Result<PackRow> {
+    let found = pack::read_toc(target.storage.as_ref(), &target.secrets, target.repository, name, length_bytes)?;
+    // What was found while some of a pack could not be read is not taken for all there is: with another length in
+    // its row, the pack is looked at again at the next opening.
+    let length_bytes = length_bytes + u64::from(found.unread);
+    Ok(PackRow { name: name.clone(), length_bytes, kind: found.kind, toc: found.sealed_toc })
+}
+
+/// Opens a row of the catalogue, which proves itself or is none.
+///
+/// # Errors
+/// `Damaged`.
+pub fn open_row(target: &Target, row: &PackRow) -> Result<Toc> {
+    let object = Folder::Packs.object(&row.name);
+    Toc::open_kept(&target.secrets, &row.name, row.kind, &row.toc, row.length_bytes, &object)
+}
+
+/// Reads the tables of packs that lie on the medium and are not known with their length. A pack that has vanished since
+/// it was listed is left out.
+///
+/// # Errors
+/// `Newer`, and storage errors. A pack of which nothing can be read is done without, as long as others can be read.
+pub fn read_missing(target: &Target, known: &HashMap<ObjectName, u64>, on_medium: &[Listed]) -> Result<Vec<PackRow>> {
+    let missing: Vec<&Listed> = on_medium.iter().filter(|l| known.get(&l.name) != Some(&l.length_bytes)).collect();
+    let read = |l: &&Listed| read_row(target, &l.name, l.length_bytes);
+    let rows: Vec<Result<PackRow>> = missing.par_iter().map(read).collect();
+    // One bad place is no medium that is gone; the pack is looked at again at the next opening.
+    let unread = |row: &Result<PackRow>| row.as_ref().is_err_and(|e| met_unreadable(target.storage.as_ref(), e));
+    let vanished = |row: &Result<PackRow>| row.as_ref().is_err_and(Error::is_absence);
+    let answers = rows.iter().any(Result::is_ok);
+    rows.into_iter().filter(|row| !vanished(row) && (!answers || !unread(row))).collect()
+}
+
+impl Relist for Target {
+    /// An index of what lies on the medium now. The catalogue is not asked: it belongs to whoever opened it.
+    fn relist(&self) -> Result<Index> {
+        let rows = read_missing(self, &HashMap::new(), &listed(self.storage.as_ref(), Folder::Packs)?)?;
+        let mut index = Index::default();
+        for row in rows {
+            index.add(&row.name, row.kind, &open_row(self, &row)?, &HashSet::new(), None);
+        }
+        Ok(index)
+    }
+}
