@@ -95,8 +95,20 @@ pub mod repo {
     /// The handle: make, open, read, write, commit.
     pub mod repository;
 
+    /// Where everything lies, and packs that go.
+    pub mod places;
+
+    /// What snapshots need.
+    pub mod needed;
+
     /// Proof that everything referenced is there and whole.
     pub mod check;
+
+    /// Which packs go, stay, or are packed anew.
+    pub mod sweep;
+
+    /// What nobody needs is given back.
+    pub mod prune;
 }
 
 /// Files of this machine into trees, trees into files; could serve any Linux host.

@@ -23,8 +23,6 @@ pub struct IndexedPack {
     pub kind: Kind,
     /// The number of its first frame among all frames of the index.
     pub first_frame: u32,
-    /// The number of its first blob among all blobs of the index.
-    first_blob: u32,
 }
 
 /// A frame as the index knows it.
@@ -43,6 +41,11 @@ pub struct IndexedFrame {
 }
 
 impl IndexedFrame {
+    /// The blobs it leans on.
+    pub fn bases(&self) -> &[BlobId] {
+        &self.bases
+    }
+
     fn is_bad(&self) -> bool {
         self.bad.load(Ordering::Relaxed)
     }
@@ -88,12 +91,7 @@ impl Index {
     ) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let pack = count(self.packs.len());
-        self.packs.push(IndexedPack {
-            name: name.clone(),
-            kind,
-            first_frame: count(self.frames.len()),
-            first_blob: count(self.ids.len()),
-        });
+        self.packs.push(IndexedPack { name: name.clone(), kind, first_frame: count(self.frames.len()) });
         let mut blobs = toc.ids().zip(&toc.lengths);
         for (number, frame) in (0_u32..).zip(&toc.frames) {
             let at = count(self.frames.len());
@@ -129,6 +127,11 @@ impl Index {
         leaning.filter(|id| self.places_iter(id).next().is_none()).copied().collect()
     }
 
+    /// Every frame, in the order of the medium.
+    pub fn frames(&self) -> &[IndexedFrame] {
+        &self.frames
+    }
+
     /// Number of blobs, each place counted.
     pub fn len(&self) -> usize {
         self.ids.len()
@@ -137,6 +140,26 @@ impl Index {
     /// Whether no blob is known.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    /// The number of a blob among all places of the index: of its first place, where it lies in several.
+    pub fn number(&self, id: &BlobId) -> Option<u32> {
+        let numbers = self.table.iter_hash(hash(id)).copied();
+        numbers.filter(|n| self.ids.get(*n as usize) == Some(id)).min()
+    }
+
+    /// Every place of a blob with its number, in the order in which packs were added.
+    pub fn numbered_places(&self, id: &BlobId) -> Vec<(u32, Place)> {
+        let numbers = self.table.iter_hash(hash(id)).copied();
+        let own = numbers.filter(|n| self.ids.get(*n as usize) == Some(id));
+        let mut places: Vec<(u32, Place)> = own.filter_map(|n| Some((n, self.place(n as usize)?))).collect();
+        places.sort_unstable();
+        places
+    }
+
+    fn place(&self, number: usize) -> Option<Place> {
+        let (frame, position) = (*self.frame_of.get(number)?, *self.positions.get(number)?);
+        Some(Place { frame, position, length_bytes: *self.lengths.get(number)? })
     }
 
     /// Every place of a blob, healthy or not, in the order in which packs were added.
@@ -148,10 +171,7 @@ impl Index {
 
     fn places_iter<'a>(&'a self, id: &'a BlobId) -> impl Iterator<Item = Place> + 'a {
         let numbers = self.table.iter_hash(hash(id)).map(|n| *n as usize);
-        numbers.filter(move |n| self.ids.get(*n) == Some(id)).filter_map(|n| {
-            let (frame, position) = (*self.frame_of.get(n)?, *self.positions.get(n)?);
-            Some(Place { frame, position, length_bytes: *self.lengths.get(n)? })
-        })
+        numbers.filter(move |n| self.ids.get(*n) == Some(id)).filter_map(|n| self.place(n))
     }
 
     /// Whether a blob can be had: it lies in a healthy place.
@@ -189,16 +209,17 @@ impl Index {
 
     /// The blobs of a frame that the index holds, with their places.
     pub fn blobs_of(&self, frame: u32) -> impl Iterator<Item = (BlobId, Place)> + '_ {
-        let pack = self.frames.get(frame as usize).and_then(|f| self.packs.get(f.pack as usize));
-        let start = pack.map_or(self.ids.len(), |pack| pack.first_blob as usize);
-        let columns = self.frame_of.iter().enumerate().skip(start).skip_while(move |(_, f)| **f < frame);
-        columns.take_while(move |(_, f)| **f == frame).filter_map(move |(n, _)| {
-            let place = Place { frame, position: *self.positions.get(n)?, length_bytes: *self.lengths.get(n)? };
-            Some((*self.ids.get(n)?, place))
-        })
+        self.numbered_blobs_of(frame).map(|(_, id, place)| (id, place))
     }
 
-    /// Every blob and its place, in the order of the medium.
+    /// The blobs of a frame that the index holds, with their numbers and places. Frames and blobs have one order.
+    pub fn numbered_blobs_of(&self, frame: u32) -> impl Iterator<Item = (u32, BlobId, Place)> + '_ {
+        let start = self.frame_of.partition_point(|f| *f < frame);
+        let own = (start..self.ids.len()).take_while(move |n| self.frame_of.get(*n) == Some(&frame));
+        own.filter_map(|n| Some((u32::try_from(n).ok()?, *self.ids.get(n)?, self.place(n)?)))
+    }
+
+    /// Every blob and its place, in the order of numbers, which is that of the medium.
     pub fn iter(&self) -> impl Iterator<Item = (BlobId, Place)> + '_ {
         let columns = self.ids.iter().zip(&self.lengths).zip(self.frame_of.iter().zip(&self.positions));
         columns.map(|((id, length), (frame, position))| {

@@ -13,19 +13,17 @@ use crate::{
         writer::{Target, Writer, WriterOptions},
     },
     error::{Error, Result},
-    id::{BlobId, Generation, ObjectName, RepositoryId, SnapshotId},
+    id::{Generation, ObjectName, RepositoryId, SnapshotId},
     repo::{
         catalog::{Catalog, Outcome, PackRow, PlainFields},
         config::{self, Clear, Config},
         init::{self, InitOptions},
         keys,
-        listing::blobs_of,
         opening::{Access, Credentials, find_config, listed, take_lock, unlock},
         paired,
         snapshot::Snapshot,
         snapshots::{self, DamagedSnapshot, Snapshots},
         tables,
-        tree::Entry,
     },
     storage::{
         envelope::Kind,
@@ -33,7 +31,7 @@ use crate::{
     },
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -47,6 +45,7 @@ pub struct Repository {
     catalog: Mutex<Catalog>,
     snapshots: Snapshots,
     notes: Vec<String>,
+    access: Access,
     guard: Option<Box<dyn Guard>>,
 }
 
@@ -106,6 +105,7 @@ impl Repository {
             catalog: Mutex::new(catalog),
             snapshots: Snapshots::default(),
             notes,
+            access,
             guard,
         };
         if access != Access::Read {
@@ -137,7 +137,7 @@ impl Repository {
     }
 
     /// Runs `work` on the catalogue. Where SQLite fails, the catalogue is made again in memory and `work` run once more.
-    fn with_catalog<T>(&self, work: impl Fn(&Catalog) -> Outcome<T>) -> Result<T> {
+    pub(in crate::repo) fn with_catalog<T>(&self, work: impl Fn(&Catalog) -> Outcome<T>) -> Result<T> {
         let first = {
             let catalog = self.catalog();
             catalog.in_one_step(&work)
@@ -209,6 +209,11 @@ impl Repository {
         self.snapshots.list()
     }
 
+    /// Whether anything of a snapshot is there, if only an object that cannot be read.
+    pub fn has(&self, id: &SnapshotId) -> bool {
+        self.snapshots.generations(id).is_ok()
+    }
+
     /// Snapshot objects of which neither file is whole, and no later generation either.
     pub fn damaged_snapshots(&self) -> &[DamagedSnapshot] {
         self.snapshots.damaged()
@@ -227,6 +232,16 @@ impl Repository {
     /// The keys.
     pub fn secrets(&self) -> &Arc<Secrets> {
         &self.target.secrets
+    }
+
+    /// The medium, the keys and the id together.
+    pub(in crate::repo) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Whether nobody else can be using the repository.
+    pub fn is_alone(&self) -> bool {
+        self.access == Access::Exclusive && self.is_locked()
     }
 
     /// The repository's id.
@@ -252,87 +267,6 @@ impl Repository {
     /// What cuts streams in this repository.
     pub fn chunker(&self) -> Chunker {
         Chunker::new(self.config.chunks, self.target.secrets.gear())
-    }
-
-    /// Loads the index of all packs.
-    ///
-    /// # Errors
-    /// A storage error.
-    pub fn index(&self) -> Result<Index> {
-        let mut index = Index::default();
-        self.load_index(&mut index, None, None, &self.with_catalog(Catalog::bad_frames)?)?;
-        Ok(index)
-    }
-
-    /// Loads the index of all packs as if no frame had ever been found damaged.
-    ///
-    /// # Errors
-    /// A storage error.
-    pub fn index_unmarked(&self) -> Result<Index> {
-        let mut index = Index::default();
-        self.load_index(&mut index, None, None, &HashMap::new())?;
-        Ok(index)
-    }
-
-    /// A reader that knows where trees and lists are, and nothing else.
-    ///
-    /// # Errors
-    /// A storage error.
-    pub fn tree_reader(&self) -> Result<Reader> {
-        let mut index = Index::default();
-        self.load_index(&mut index, Some(Kind::TreePack), None, &self.with_catalog(Catalog::bad_frames)?)?;
-        Ok(self.reader(Arc::new(index)))
-    }
-
-    /// A reader that knows where trees are and everything that an entry is made of, which may be far less than the
-    /// repository holds.
-    ///
-    /// # Errors
-    /// A storage error.
-    pub fn reader_of(&self, entry: &Entry) -> Result<Reader> {
-        let bad = self.with_catalog(Catalog::bad_frames)?;
-        let mut index = Index::default();
-        self.load_index(&mut index, Some(Kind::TreePack), None, &bad)?;
-        let index = Arc::new(index);
-        let mut wanted = blobs_of(&self.reader(Arc::clone(&index)), entry)?;
-        let mut index = Arc::into_inner(index).ok_or(Error::Refused)?;
-        self.load_index(&mut index, Some(Kind::DataPack), Some(&wanted), &bad)?;
-        // Bases lie in frames without bases, so those of the bases need not be asked for. The index is made anew for
-        // them, so that it holds the frames of each pack once.
-        let bases = index.unknown_bases();
-        if !bases.is_subset(&wanted) {
-            wanted.extend(bases);
-            index = Index::default();
-            self.load_index(&mut index, Some(Kind::TreePack), None, &bad)?;
-            self.load_index(&mut index, Some(Kind::DataPack), Some(&wanted), &bad)?;
-        }
-        Ok(self.reader(Arc::new(index)))
-    }
-
-    /// Adds packs to an index. Tables that do not prove themselves are read anew from their packs.
-    fn load_index(
-        &self,
-        index: &mut Index,
-        kind: Option<Kind>,
-        wanted: Option<&HashSet<BlobId>>,
-        bad: &HashMap<ObjectName, HashSet<u32>>,
-    ) -> Result<()> {
-        let none = HashSet::new();
-        for name in self.with_catalog(|catalog| catalog.pack_names(kind))? {
-            let Some(row) = self.with_catalog(|catalog| catalog.pack(&name))? else { continue };
-            let (kind, toc) = match tables::open_row(&self.target, &row) {
-                Ok(toc) => (row.kind, toc),
-                Err(_) => {
-                    let row = tables::read_row(&self.target, &name, row.length_bytes)?;
-                    self.with_catalog(|catalog| catalog.put_pack(&row))?;
-                    (row.kind, tables::open_row(&self.target, &row)?)
-                }
-            };
-            if wanted.is_none_or(|wanted| toc.ids().any(|id| wanted.contains(&id))) {
-                index.add(&name, kind, &toc, bad.get(&name).unwrap_or(&none), wanted);
-            }
-        }
-        Ok(())
     }
 
     /// A reader of what an index knows. Where there is no lock, it looks anew where everything lies once a pack has

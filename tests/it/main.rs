@@ -48,6 +48,8 @@ mod overwrite;
 
 mod pairs;
 
+mod prune;
+
 mod change_detection;
 
 mod cli;
@@ -98,4 +100,6 @@ mod support {
     pub mod program;
 
     pub mod mounted;
+
+    pub mod unlocked;
 }

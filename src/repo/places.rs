@@ -1,0 +1,129 @@
+//! Where everything lies: the index of a repository's packs, whole or in part, and packs that go.
+//!
+//! Tables come from the catalogue where they prove themselves, else from the packs. See `format-spec/07-catalogue.md`.
+
+use crate::{
+    blobs::{index::Index, pack::Toc, reader::Reader},
+    error::{Error, Result},
+    id::{BlobId, ObjectName},
+    repo::{catalog::Catalog, listing::blobs_of, opening::listed, repository::Repository, tables, tree::Entry},
+    storage::{envelope::Kind, object::Folder},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
+
+impl Repository {
+    /// Loads the index of all packs.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn index(&self) -> Result<Index> {
+        let mut index = Index::default();
+        self.load_index(&mut index, None, None, &self.with_catalog(Catalog::bad_frames)?)?;
+        Ok(index)
+    }
+
+    /// Loads the index of all packs as if no frame had ever been found damaged.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn index_unmarked(&self) -> Result<Index> {
+        let mut index = Index::default();
+        self.load_index(&mut index, None, None, &HashMap::new())?;
+        Ok(index)
+    }
+
+    /// A reader that knows where trees and lists are, and nothing else.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn tree_reader(&self) -> Result<Reader> {
+        let mut index = Index::default();
+        self.load_index(&mut index, Some(Kind::TreePack), None, &self.with_catalog(Catalog::bad_frames)?)?;
+        Ok(self.reader(Arc::new(index)))
+    }
+
+    /// A reader that knows where trees are and everything that an entry is made of, which may be far less than the
+    /// repository holds.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn reader_of(&self, entry: &Entry) -> Result<Reader> {
+        let bad = self.with_catalog(Catalog::bad_frames)?;
+        let mut index = Index::default();
+        self.load_index(&mut index, Some(Kind::TreePack), None, &bad)?;
+        let index = Arc::new(index);
+        let mut wanted = blobs_of(&self.reader(Arc::clone(&index)), entry)?;
+        let mut index = Arc::into_inner(index).ok_or(Error::Refused)?;
+        self.load_index(&mut index, Some(Kind::DataPack), Some(&wanted), &bad)?;
+        // Bases lie in frames without bases, so those of the bases need not be asked for. The index is made anew for
+        // them, so that it holds the frames of each pack once.
+        let bases = index.unknown_bases();
+        if !bases.is_subset(&wanted) {
+            wanted.extend(bases);
+            index = Index::default();
+            self.load_index(&mut index, Some(Kind::TreePack), None, &bad)?;
+            self.load_index(&mut index, Some(Kind::DataPack), Some(&wanted), &bad)?;
+        }
+        Ok(self.reader(Arc::new(index)))
+    }
+
+    /// Adds packs of a kind to an index, of which only the wanted blobs.
+    fn load_index(
+        &self,
+        index: &mut Index,
+        kind: Option<Kind>,
+        wanted: Option<&HashSet<BlobId>>,
+        bad: &HashMap<ObjectName, HashSet<u32>>,
+    ) -> Result<()> {
+        let none = HashSet::new();
+        for name in self.with_catalog(|catalog| catalog.pack_names(kind))? {
+            let Some((kind, toc)) = self.table(&name)? else { continue };
+            if wanted.is_none_or(|wanted| toc.ids().any(|id| wanted.contains(&id))) {
+                index.add(&name, kind, &toc, bad.get(&name).unwrap_or(&none), wanted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Kind and table of a pack. A table that does not prove itself is read anew from its pack.
+    fn table(&self, name: &ObjectName) -> Result<Option<(Kind, Toc)>> {
+        let Some(row) = self.with_catalog(|catalog| catalog.pack(name))? else { return Ok(None) };
+        if let Ok(toc) = tables::open_row(self.target(), &row) {
+            return Ok(Some((row.kind, toc)));
+        }
+        let row = tables::read_row(self.target(), name, row.length_bytes)?;
+        self.with_catalog(|catalog| catalog.put_pack(&row))?;
+        Ok(Some((row.kind, tables::open_row(self.target(), &row)?)))
+    }
+
+    /// Names and lengths of the packs that lie on the medium now, in bytes.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn pack_lengths(&self) -> Result<HashMap<ObjectName, u64>> {
+        let listed = listed(self.storage().as_ref(), Folder::Packs)?;
+        Ok(listed.into_iter().map(|l| (l.name, l.length_bytes)).collect())
+    }
+
+    /// Deletes packs, in the order given; each is gone durably before the next goes.
+    ///
+    /// # Errors
+    /// `Usage` where others may be using the repository; storage errors.
+    pub fn delete_packs<'a>(&self, names: impl IntoIterator<Item = &'a ObjectName>) -> Result<()> {
+        if !self.is_alone() {
+            return Err(Error::Usage("packs are deleted only by whoever is alone with the repository".into()));
+        }
+        for name in names {
+            match self.storage().delete(Folder::Packs, name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                deleted => deleted.map_err(|e| Error::storage("delete", Folder::Packs.object(name), e))?,
+            }
+            self.with_catalog(|catalog| catalog.drop_pack(name))?;
+        }
+        Ok(())
+    }
+}
