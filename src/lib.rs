@@ -74,6 +74,9 @@ pub mod repo {
     /// One moment of one machine; choosing one.
     pub mod snapshot;
 
+    /// Which snapshots are kept, and why.
+    pub mod policy;
+
     /// Small objects kept as two files.
     pub mod paired;
 

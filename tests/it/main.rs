@@ -50,6 +50,8 @@ mod pairs;
 
 mod prune;
 
+mod policy;
+
 mod change_detection;
 
 mod cli;
