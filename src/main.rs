@@ -2,6 +2,12 @@
 
 /// The only floor that speaks to people, reads the environment, or exits.
 mod cli {
+    /// The words of one group of commands each.
+    pub mod words {
+        /// forget, tag, label, protect, unprotect.
+        pub mod keep;
+    }
+
     /// The words a person may type.
     pub mod args;
 
@@ -24,6 +30,9 @@ mod cli {
 
         /// check.
         pub mod check;
+
+        /// forget, tag, label, protect, unprotect.
+        pub mod keep;
     }
 }
 
@@ -62,6 +71,11 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Dump(words) => commands::show::dump(&session, words),
         Command::Restore(words) => commands::restore::restore(&session, words),
         Command::Check(words) => commands::check::check(&session, words),
+        Command::Forget(words) => commands::keep::forget(&session, words),
+        Command::Tag(words) => commands::keep::tag(&session, words),
+        Command::Label(words) => commands::keep::label(&session, words),
+        Command::Protect(words) => commands::keep::protect(&session, words),
+        Command::Unprotect(words) => commands::keep::unprotect(&session, words),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The words a person may type.
 
+use crate::cli::words::keep;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use std::{ffi::OsString, path::PathBuf};
 
@@ -71,6 +72,16 @@ pub enum Command {
     Restore(Restore),
     /// Look for damage, and say which files it touches
     Check(Check),
+    /// Forget snapshots that no rule keeps, or that are named
+    Forget(Box<keep::Forget>),
+    /// Add words to choose snapshots by, or take them away
+    Tag(keep::Tag),
+    /// Give a snapshot a line for people
+    Label(keep::Label),
+    /// Keep snapshots from ever being forgotten
+    Protect(keep::Protect),
+    /// Let snapshots be forgotten again
+    Unprotect(keep::Unprotect),
 }
 
 #[derive(Debug, Group)]

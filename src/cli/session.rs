@@ -15,6 +15,7 @@ use std::{
 };
 use xsnap::{
     error::Error,
+    id::SnapshotId,
     repo::{
         keys::Password,
         opening::{Access, Credentials},
@@ -146,9 +147,14 @@ impl Session<'_> {
             self.screen.note(&note);
         }
         for damaged in repository.damaged_snapshots() {
-            let name = &damaged.name;
-            self.screen
-                .note(&format!("snapshot object {name} is damaged in both places and left out: {}", damaged.why));
+            let (name, why) = (&damaged.name, &damaged.why);
+            let id = SnapshotId::from_object(name).map(|(id, _)| id);
+            let has_older = repository.snapshots().iter().any(|s| Some(s.id) == id);
+            let hint = match id {
+                Some(id) if !has_older => format!(" (`xsnap forget {id}` takes it away)"),
+                _ => " (what an older record says of the snapshot counts)".to_owned(),
+            };
+            self.screen.note(&format!("snapshot object {name} is damaged in both places and left out: {why}{hint}"));
         }
         Ok(repository)
     }
@@ -201,6 +207,12 @@ pub fn selection(choice: &Choice) -> Selection {
         tags: choice.tag.clone(),
         paths: choice.path.iter().map(path).collect(),
     }
+}
+
+/// What the clock of this machine says.
+pub fn now() -> Time {
+    let now = jiff::Timestamp::now();
+    Time { seconds: now.as_second(), nanoseconds: u32::try_from(now.subsec_nanosecond()).unwrap_or_default() }
 }
 
 /// A time as people read it, in the zone of this machine.

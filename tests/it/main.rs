@@ -56,6 +56,8 @@ mod change_detection;
 
 mod cli;
 
+mod cli_keep;
+
 mod cli_reports;
 
 mod media;

@@ -3,7 +3,7 @@
 use crate::cli::{
     args::{Backup, Init},
     render::{clean, count, json_bytes, size},
-    session::{Session, normal_path, password_of_file, shown},
+    session::{Session, normal_path, now, password_of_file, shown},
 };
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -232,11 +232,6 @@ fn absent(path: &Path) -> std::io::Result<Vec<u8>> {
 
 fn host_name() -> Vec<u8> {
     rustix::system::uname().nodename().to_bytes().to_vec()
-}
-
-fn now() -> Time {
-    let now = jiff::Timestamp::now();
-    Time { seconds: now.as_second(), nanoseconds: u32::try_from(now.subsec_nanosecond()).unwrap_or_default() }
 }
 
 fn parse_time(text: &str) -> Result<Time> {

@@ -24,8 +24,9 @@ use xsnap::{
     },
 };
 
+/// A snapshot as programs see it.
 #[derive(Serialize)]
-struct JsonSnapshot<'a> {
+pub struct JsonSnapshot<'a> {
     message: &'static str,
     id: String,
     short_id: String,
@@ -81,14 +82,15 @@ fn table(snapshots: &[&Snapshot]) -> String {
     table.load_style(presets::NOTHING);
     table.set_header(["Time", "Id", "Host", "Tags", "Label", "Files", "Size", "Added", "Paths"]);
     for s in snapshots {
-        let mark = if s.complete { "" } else { " (incomplete)" };
+        let marks = [(!s.complete, " (incomplete)"), (s.protected, " (protected)")];
+        let marks: String = marks.into_iter().filter_map(|(has, mark)| has.then_some(mark)).collect();
         let paths: Vec<String> = s.sources.iter().map(|p| clean(p)).collect();
         table.add_row([
             time_text(s.time),
             s.id.short(),
             clean(&s.host),
             clean(s.tags.join(",").as_bytes()),
-            clean(format!("{}{mark}", s.label).as_bytes()),
+            clean(format!("{}{marks}", s.label).trim_start().as_bytes()),
             s.counts.files.to_string(),
             size(s.counts.bytes),
             size(s.counts.added_stored_bytes),
@@ -103,7 +105,8 @@ fn table(snapshots: &[&Snapshot]) -> String {
     table.trim_fmt()
 }
 
-fn json_snapshot(s: &Snapshot) -> JsonSnapshot<'_> {
+/// A snapshot as programs see it.
+pub fn json_snapshot(s: &Snapshot) -> JsonSnapshot<'_> {
     let stamp = jiff::Timestamp::new(s.time.seconds, i32::try_from(s.time.nanoseconds).unwrap_or_default());
     JsonSnapshot {
         message: "snapshot",
