@@ -116,7 +116,8 @@ impl Toc {
         secrets.seal_body(name, &[kind.byte()], &codec::encode(self))
     }
 
-    /// Opens what a reader of packs keeps of one: its own table as it was sealed, or one that was made again.
+    /// Opens what a reader of packs keeps of one: its own table as it was sealed, or one that was made again, which the
+    /// second value says.
     ///
     /// # Errors
     /// `Damaged`, naming `object`.
@@ -127,10 +128,10 @@ impl Toc {
         sealed: &[u8],
         pack_bytes: u64,
         object: &str,
-    ) -> Result<Self> {
+    ) -> Result<(Self, bool)> {
         match secrets.open_body(name, &[kind.byte()], sealed) {
-            Some(bytes) => Self::decode(&bytes, pack_bytes, object),
-            None => Self::open(&secrets.sealer(name), kind, sealed, pack_bytes, object),
+            Some(bytes) => Ok((Self::decode(&bytes, pack_bytes, object)?, true)),
+            None => Ok((Self::open(&secrets.sealer(name), kind, sealed, pack_bytes, object)?, false)),
         }
     }
 

@@ -81,23 +81,26 @@ impl Repository {
     ) -> Result<()> {
         let none = HashSet::new();
         for name in self.with_catalog(|catalog| catalog.pack_names(kind))? {
-            let Some((kind, toc)) = self.table(&name)? else { continue };
+            let Some((kind, toc, made_again)) = self.table(&name)? else { continue };
             if wanted.is_none_or(|wanted| toc.ids().any(|id| wanted.contains(&id))) {
                 index.add(&name, kind, &toc, bad.get(&name).unwrap_or(&none), wanted);
+                index.mark_last_pack(made_again);
             }
         }
         Ok(())
     }
 
-    /// Kind and table of a pack. A table that does not prove itself is read anew from its pack.
-    fn table(&self, name: &ObjectName) -> Result<Option<(Kind, Toc)>> {
+    /// Kind and table of a pack, and whether the table had to be made again. One that does not prove itself is read anew
+    /// from its pack.
+    fn table(&self, name: &ObjectName) -> Result<Option<(Kind, Toc, bool)>> {
         let Some(row) = self.with_catalog(|catalog| catalog.pack(name))? else { return Ok(None) };
-        if let Ok(toc) = tables::open_row(self.target(), &row) {
-            return Ok(Some((row.kind, toc)));
+        if let Ok((toc, made_again)) = tables::open_row(self.target(), &row) {
+            return Ok(Some((row.kind, toc, made_again)));
         }
         let row = tables::read_row(self.target(), name, row.length_bytes)?;
         self.with_catalog(|catalog| catalog.put_pack(&row))?;
-        Ok(Some((row.kind, tables::open_row(self.target(), &row)?)))
+        let (toc, made_again) = tables::open_row(self.target(), &row)?;
+        Ok(Some((row.kind, toc, made_again)))
     }
 
     /// Names and lengths of the packs that lie on the medium now, in bytes.

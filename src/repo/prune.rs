@@ -189,9 +189,13 @@ fn choose_places(reader: &Reader, needed: &[bool]) -> Result<Vec<bool>> {
     }
     let (mut proven, mut lost) = (BTreeMap::new(), Vec::new());
     for (id, mut places) in several {
-        // A copy that leans on nothing is the better one; then the one whose pack is needed most.
+        // A copy in a pack that is whole, and one that leans on nothing, is the better one; then the one whose pack is
+        // needed most.
         let weight = |place: &Place| weights.get(&pack_of(index, *place)).copied().unwrap_or_default();
-        places.sort_by_key(|(n, place)| (index.leans(place.frame), std::cmp::Reverse(weight(place)), *n));
+        places.sort_by_key(|(n, place)| {
+            let damaged = index.is_damaged(pack_of(index, *place));
+            (damaged, index.leans(place.frame), std::cmp::Reverse(weight(place)), *n)
+        });
         let whole = places.iter().find_map(|(number, place)| match prove(reader, place.frame, &mut proven) {
             Ok(true) => Some(Ok(*number)),
             Ok(false) => None,

@@ -85,7 +85,7 @@ pub fn plan(index: &Index, chosen: &[bool], lengths: &HashMap<ObjectName, u64>, 
         let share = |p: &Swept| p.used_bytes.saturating_mul(1 << 20) / p.length_bytes.max(1);
         share(a).cmp(&share(b)).then(a.pack.cmp(&b.pack))
     });
-    let repack = choose(&packs, limits);
+    let repack = choose(index, &packs, limits);
     let mut sweep = Sweep { kept: chosen.to_vec(), ..Sweep::default() };
     // Bases of frames that stay in their place are needed, wherever they lie; whoever lies in a pack that is packed anew
     // needs none, for it is written without.
@@ -150,21 +150,25 @@ fn shares(index: &Index, chosen: &[bool], lengths: &HashMap<ObjectName, u64>) ->
         let length_bytes = lengths.get(&pack.name).copied().unwrap_or(framed_bytes);
         // What a pack holds beside its frames is as used as they are: a pack that is wholly needed has no unused byte.
         let used_bytes = match used_bytes {
+            // Nor of one in which no frame was found can anything be needed.
+            _ if !needed_packs.contains(&number) => 0,
             used if used >= framed_bytes => length_bytes,
-            used if needed_packs.contains(&number) => used.max(1),
-            _ => 0,
+            used => used.max(1),
         };
         Swept { pack: number, name: pack.name.clone(), length_bytes, used_bytes: used_bytes.min(length_bytes) }
     };
     (0_u32..).zip(index.packs()).map(swept).collect()
 }
 
-/// Which packs are packed anew. Those with the smallest used share come first in `packs`.
-fn choose(packs: &[Swept], limits: SweepLimits) -> BTreeSet<u32> {
+/// Which packs are packed anew: damaged ones in any case. Those with the smallest used share come first in `packs`.
+fn choose(index: &Index, packs: &[Swept], limits: SweepLimits) -> BTreeSet<u32> {
     let partly = |p: &&Swept| p.used_bytes > 0;
+    let is_damaged = |p: &&Swept| index.is_damaged(p.pack);
     let used_bytes: u64 = packs.iter().map(|p| p.used_bytes).sum();
-    let mut unused_bytes: u64 = packs.iter().filter(partly).map(|p| p.length_bytes - p.used_bytes).sum();
-    let (mut repack, mut moved_bytes) = (BTreeSet::new(), 0_u64);
+    let mut unused_bytes: u64 =
+        packs.iter().filter(partly).filter(|p| !is_damaged(p)).map(|p| p.length_bytes - p.used_bytes).sum();
+    let mut repack: BTreeSet<u32> = packs.iter().filter(partly).filter(is_damaged).map(|p| p.pack).collect();
+    let mut moved_bytes = 0_u64;
     let mut take = |pack: &Swept, repack: &mut BTreeSet<u32>| {
         let fits = limits.max_repack_bytes.is_none_or(|limit| moved_bytes.saturating_add(pack.used_bytes) <= limit);
         if fits {
@@ -173,7 +177,8 @@ fn choose(packs: &[Swept], limits: SweepLimits) -> BTreeSet<u32> {
         }
         fits
     };
-    for pack in packs.iter().filter(partly).filter(|p| p.used_bytes < p.length_bytes) {
+    let wasteful = |p: &&Swept| p.used_bytes < p.length_bytes && !is_damaged(p);
+    for pack in packs.iter().filter(partly).filter(wasteful) {
         if limits.max_unused.allows(unused_bytes, used_bytes) {
             break;
         }

@@ -29,11 +29,12 @@ pub fn read_row(target: &Target, name: &ObjectName, length_bytes: u64) -> Result
     Ok(PackRow { name: name.clone(), length_bytes, kind: found.kind, toc: found.sealed_toc })
 }
 
-/// Opens a row of the catalogue, which proves itself or is none.
+/// Opens a row of the catalogue, which proves itself or is none. The second value says whether the table had to be made
+/// again, because the pack's own is damaged.
 ///
 /// # Errors
 /// `Damaged`.
-pub fn open_row(target: &Target, row: &PackRow) -> Result<Toc> {
+pub fn open_row(target: &Target, row: &PackRow) -> Result<(Toc, bool)> {
     let object = Folder::Packs.object(&row.name);
     Toc::open_kept(&target.secrets, &row.name, row.kind, &row.toc, row.length_bytes, &object)
 }
@@ -60,7 +61,9 @@ impl Relist for Target {
         let rows = read_missing(self, &HashMap::new(), &listed(self.storage.as_ref(), Folder::Packs)?)?;
         let mut index = Index::default();
         for row in rows {
-            index.add(&row.name, row.kind, &open_row(self, &row)?, &HashSet::new(), None);
+            let (toc, made_again) = open_row(self, &row)?;
+            index.add(&row.name, row.kind, &toc, &HashSet::new(), None);
+            index.mark_last_pack(made_again);
         }
         Ok(index)
     }

@@ -135,18 +135,16 @@ fn limits_say_how_much_is_packed_anew() {
     keep_only(&bench, &bench.disk, &[4]);
     let with = |limits| prune_on(&bench, &on(&bench.disk.snapshot()), &PruneOptions { limits, ..ALL }).unwrap();
     let none = with(SweepLimits { max_unused: MaxUnused::Unlimited, ..ALL.limits });
-    assert_eq!(none.repacked_packs, 0);
+    assert!(none.repacked_packs == 0 && none.unused_bytes > 0, "{none:?}");
     let all = with(ALL.limits);
     assert!(all.repacked_packs > 1 && all.unused_bytes == 0, "{all:?}");
-    let some = with(SweepLimits { max_repack_bytes: Some(200_000), ..ALL.limits });
+    let some = with(SweepLimits { max_repack_bytes: Some(50_000), ..ALL.limits });
     assert!(some.repacked_packs < all.repacked_packs && some.unused_bytes > 0, "{some:?}");
     let share = with(SweepLimits { max_unused: MaxUnused::Percent(30.0), ..ALL.limits });
-    assert!(
-        share.unused_bytes * 10 <= share.after_bytes * 3 && share.repacked_packs <= all.repacked_packs,
-        "{share:?}"
-    );
+    assert!(share.unused_bytes * 10 <= share.after_bytes * 3, "{share:?}");
+    assert!(share.repacked_packs <= all.repacked_packs, "{share:?}");
     let joined = with(SweepLimits { max_unused: MaxUnused::Unlimited, small_bytes: Some(1 << 30), ..ALL.limits });
-    assert!(joined.repacked_packs > 1 && joined.repacked_packs > all.repacked_packs.min(1), "{joined:?}");
+    assert!(joined.kept_packs == 0 && joined.repacked_packs == none.kept_packs, "{joined:?}");
 }
 
 #[test]
@@ -218,9 +216,9 @@ fn a_medium_that_fails_at_any_call_of_a_prune_costs_no_snapshot() {
 /// A medium that is full to the last byte takes nothing, and gives room back all the same.
 #[test]
 fn on_a_full_medium_what_nothing_needs_at_all_still_goes() {
-    let bench = Small::build(7, 3, None);
+    let bench = Small::build(4, 5, None);
     let disk = bench.disk.snapshot();
-    keep_only(&bench, &disk, &[0]);
+    keep_only(&bench, &disk, &[4]);
     let faulty = Faulty::new(Arc::new(disk.clone()));
     faulty.fail(Fault::from_then_on(0, Errno::NOSPC).of(Verb::Append));
     let storage: Arc<dyn Storage> = Arc::new(faulty.clone());
@@ -230,7 +228,7 @@ fn on_a_full_medium_what_nothing_needs_at_all_still_goes() {
     assert!(pruned.deleted_packs > 0 && disk.total_bytes() < before, "{pruned:?}");
     let e = prune_on(&bench, &storage, &ALL).expect_err("there is no room to pack anew");
     assert!(matches!(e, Error::MediumFull { .. }), "{e}");
-    is_whole(&bench, &disk, &[0], true, "full");
+    is_whole(&bench, &disk, &[4], true, "full");
 }
 
 #[test]
@@ -289,18 +287,17 @@ fn of_two_copies_the_one_that_is_whole_stays() {
 
 #[test]
 fn a_reader_without_a_lock_finds_again_what_a_prune_has_moved() {
-    let bench = Small::build(10, 3, None);
+    let bench = Small::build(4, 5, None);
     let disk = bench.disk.snapshot();
-    keep_only(&bench, &disk, &[0, 2]);
+    keep_only(&bench, &disk, &[0, 4]);
     let reading: Arc<dyn Storage> = Arc::new(Unlocked(on(&disk)));
     let repository = bench.open(&reading, Access::Read).unwrap();
     assert!(!repository.is_locked());
     let pruned = prune_on(&bench, &on(&disk), &ALL).unwrap();
     assert!(pruned.repacked_packs > 0, "{pruned:?}");
-    for n in [0, 2] {
+    for n in [0, 4] {
         assert!(bench.judge(&repository, &bench.versions[n], &HashSet::new(), "without a lock"), "version {n}");
     }
-    assert!(check(&repository, ReadData::All, &Silent).unwrap().vanished || pruned.deleted_packs == 0);
 }
 
 #[test]

@@ -408,7 +408,7 @@ fn packs_are_read_from_the_end_and_searched_where_their_table_is_lost() {
 
         // A table that is made again is another text: under the same key and number it would give both away.
         let (kind, length) = (Kind::DataPack, bytes.len() as u64);
-        let kept = |sealed: &[u8]| Toc::open_kept(&secrets, &pack_name(), kind, sealed, length, "v").unwrap();
+        let kept = |sealed: &[u8]| Toc::open_kept(&secrets, &pack_name(), kind, sealed, length, "v").unwrap().0;
         assert_eq!((kept(&searched.sealed_toc), kept(&found.sealed_toc)), (searched.toc, found.toc));
         let own = secrets.sealer(&pack_name());
         assert!(
