@@ -4,6 +4,9 @@
 mod cli {
     /// The words of one group of commands each.
     pub mod words {
+        /// The words of prune.
+        pub mod prune;
+
         /// forget, tag, label, protect, unprotect.
         pub mod keep;
     }
@@ -30,6 +33,9 @@ mod cli {
 
         /// check.
         pub mod check;
+
+        /// prune.
+        pub mod prune;
 
         /// forget, tag, label, protect, unprotect.
         pub mod keep;
@@ -71,6 +77,7 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Dump(words) => commands::show::dump(&session, words),
         Command::Restore(words) => commands::restore::restore(&session, words),
         Command::Check(words) => commands::check::check(&session, words),
+        Command::Prune(words) => commands::prune::prune(&session, words),
         Command::Forget(words) => commands::keep::forget(&session, words),
         Command::Tag(words) => commands::keep::tag(&session, words),
         Command::Label(words) => commands::keep::label(&session, words),

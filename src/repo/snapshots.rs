@@ -1,6 +1,7 @@
 //! All snapshots of a repository: of each the highest generation that is whole; putting, rewriting, forgetting one.
 //!
-//! Knows nothing of the catalogue's file nor of blobs. See `format-spec/06-snapshots.md`, "Generations".
+//! Knows nothing of the catalogue's file nor of blobs. See
+//! `format-spec/06-snapshots.md`, "Generations", and `09-pruning.md`.
 
 use crate::{
     blobs::writer::Target,

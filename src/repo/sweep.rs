@@ -1,6 +1,6 @@
 //! Which packs go, which are packed anew and which stay: the plan of a prune, from an index and what is needed.
 //!
-//! Reads and writes nothing. See `format-spec/08-keeping.md`, "Prune", and for the rules about bases `03-packs.md`.
+//! Reads and writes nothing. See `format-spec/09-pruning.md`.
 
 use crate::{
     blobs::index::Index,

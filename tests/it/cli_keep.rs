@@ -300,3 +300,36 @@ fn many_snapshots_are_chosen_by_host_tag_and_path() {
     let odd = scene.run(&["label", "latest", "esc \u{1b}[31m"]).expect(0);
     assert!(!odd.out.contains(&0x1b) && !scene.run(&["forget", "--keep-last", "9"]).expect(0).out.contains(&0x1b));
 }
+
+#[test]
+fn forget_and_prune_free_room_and_say_how_much() {
+    let scene = Scene::nights(6);
+    let size = || -> u64 {
+        let packs = fs::read_dir(scene.repo.join("packs")).unwrap();
+        packs.map(|pack| pack.unwrap().metadata().unwrap().len()).sum()
+    };
+    let noise = crate::support::random::Random::new("prune", 1).bytes(300_000);
+    fs::write(scene.source.join("noise"), noise).unwrap();
+    scene.backup("mn1", "2026-05-07T23:00:00Z", "with noise");
+    fs::remove_file(scene.source.join("noise")).unwrap();
+    scene.backup("mn1", "2026-05-08T23:00:00Z", "last");
+    let before = size();
+    let nothing = scene.run(&["prune", "--json"]).expect(0).message("prune");
+    assert_eq!((nothing["freed_bytes"].as_u64(), size()), (Some(0), before));
+    scene.run(&["forget", &scene.id("with noise")]).expect(0);
+    let dry = scene.run(&["prune", "--dry-run"]).expect(0).text();
+    assert!(dry.contains("would be freed") && size() == before, "{dry}");
+    let pruned = scene.run(&["prune", "--max-unused", "0", "--json"]).expect(0).message("prune");
+    assert_eq!(pruned["freed_bytes"].as_u64(), Some(before - size()));
+    assert!(before - size() > 290_000, "{before} {}", size());
+    let words = ["forget", "--keep-last", "1", "--group-by", "host", "--prune", "--max-unused", "0", "--json"];
+    let ran = scene.run(&words).expect(0);
+    assert_eq!(ran.message("forget")["forgotten"], 6);
+    assert_eq!(ran.message("prune")["unused_bytes"], 0);
+    assert_eq!(scene.labels(), ["last"]);
+    let target = scene.path.join("target");
+    let from = format!("latest:{}", scene.source.display());
+    scene.run(&["restore", &from, "--target", target.to_str().unwrap()]).expect(0);
+    assert_same(&scene.source, &target);
+    scene.run(&["check", "--read-data"]).expect(0);
+}

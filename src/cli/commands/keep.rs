@@ -2,7 +2,10 @@
 
 use crate::cli::{
     args::Choice,
-    commands::show::{JsonSnapshot, json_snapshot},
+    commands::{
+        prune::prune_in,
+        show::{JsonSnapshot, json_snapshot},
+    },
     render::{JsonBytes, clean, count, json_bytes},
     session::{Session, now, selection, time_text},
     words::keep::{Forget, GroupWord, Keep, Label, Protect, Tag, Those, Unprotect},
@@ -120,7 +123,11 @@ pub fn forget(session: &Session<'_>, words: &Forget) -> Result<u8> {
                 .into()
         ));
     }
-    let access = if words.dry_run { Access::Read } else { Access::Write };
+    let access = match (words.dry_run, words.prune) {
+        (true, _) => Access::Read,
+        (false, false) => Access::Write,
+        (false, true) => Access::Exclusive,
+    };
     let mut repository = session.open(access)?;
     let named = named(session, &repository, words)?;
     let chosen = selection(&words.choice);
@@ -144,7 +151,11 @@ pub fn forget(session: &Session<'_>, words: &Forget) -> Result<u8> {
     if !words.dry_run && !ids.is_empty() {
         repository.forget(&ids)?;
     }
-    conclude_forget(session, words.dry_run, kept, ids.len())
+    conclude_forget(session, words.dry_run, kept, ids.len())?;
+    if words.prune && words.dry_run {
+        session.screen.note("a dry run cannot tell what a prune would free afterwards");
+    }
+    if words.prune && !words.dry_run { prune_in(session, &repository, &words.limits, false) } else { Ok(0) }
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,6 @@
 //! The words of forget, tag, label, protect and unprotect.
 
-use crate::cli::args::Choice;
+use crate::cli::{args::Choice, words::prune::Limits};
 use clap::{Args as Group, ValueEnum};
 use xsnap::repo::policy::{Count, Within};
 
@@ -35,17 +35,22 @@ pub struct Forget {
     pub choice: Choice,
     #[command(flatten)]
     pub keep: Keep,
+    /// Prune afterwards
+    #[arg(long)]
+    pub prune: bool,
+    #[command(flatten, next_help_heading = "How --prune works")]
+    pub limits: Limits,
 }
 
 const FORGET_EXAMPLES: &str = "\
 The rules go by the time of this machine's zone; weeks begin on Monday. Always kept are the latest snapshot of a group, \
 what is protected, and what claims a time that is yet to come. While a group has fewer periods than a rule keeps, its \
-oldest snapshot is kept besides. The room of what was forgotten is used until a prune.
+oldest snapshot is kept besides. The room of what was forgotten is used until a prune: `xsnap prune`, or --prune.
 
 Examples:
   xsnap forget --keep-daily 7 --keep-weekly 4 --dry-run
   xsnap forget --keep-within 30d --keep-monthly unlimited --keep-tag golden
-  xsnap forget --host mn1 --keep-last 3
+  xsnap forget --host mn1 --keep-last 3 --prune
   xsnap forget 3k7f9q2m";
 
 /// The rules: a snapshot is kept if any of them keeps it.
