@@ -143,12 +143,15 @@ impl<'a> Assembler<'a> {
                     link = None;
                 }
                 self.counts.files_read += 1;
+                let mut stat = (self.trust)(&file);
                 if let Some(cause) = &file.lacks {
                     self.problem(Problem {
                         path: path.clone(),
                         verb: "read the attributes of".into(),
                         cause: cause.clone(),
                     });
+                    // The next backup is not to take what is missing for what is there.
+                    stat.ctime = None;
                 }
                 if file.unsteady {
                     let cause = io::Error::other("it changed each time it was read; what was read last is kept");
@@ -156,7 +159,7 @@ impl<'a> Assembler<'a> {
                 }
                 let node = Node::File { size_bytes: file.size_bytes, content: file.content.clone() };
                 let entry = Entry { name, metadata: file.metadata.clone(), node, link, partial: false };
-                self.push(entry, (self.trust)(&file))
+                self.push(entry, stat)
             }
             Err(failure) => match failure.as_ref() {
                 Failure::File(verb, cause) => {
@@ -187,13 +190,14 @@ impl<'a> Assembler<'a> {
         self.put(entry, stat)
     }
 
-    fn put(&mut self, mut entry: Entry, stat: Stat) -> Result<()> {
+    fn put(&mut self, mut entry: Entry, mut stat: Stat) -> Result<()> {
         if let Some(cause) = shed_excess(&mut entry) {
             self.problem(Problem {
                 path: entry.name.clone(),
                 verb: "store the attributes of".into(),
                 cause: cause.to_string(),
             });
+            stat.ctime = None;
         }
         let Some(folder) = self.open.last_mut() else { return Err(Error::Refused) };
         let ends = folder.cutter.ends_after(&entry);

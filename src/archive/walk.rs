@@ -362,9 +362,12 @@ impl<'a> Walker<'a> {
         }
         if let Some(Linked::Whole(node)) = known {
             let xattrs = self.xattrs_of(&found)?;
-            let metadata = metadata::metadata(&found.stat, self.owners, xattrs);
+            let mut stat = trusted(&found.stat, looked);
+            // The next backup is not to take what is missing for what is there.
+            stat.ctime = stat.ctime.filter(|_| xattrs.is_some());
+            let metadata = metadata::metadata(&found.stat, self.owners, xattrs.unwrap_or_default());
             let entry = Entry { name: found.name, metadata, node, link, partial: false };
-            return self.tell(Item::Whole(entry, trusted(&found.stat, looked)));
+            return self.tell(Item::Whole(entry, stat));
         }
         let Some(level) = self.levels.last() else { return Ok(()) };
         let (batch, position) = self.open.add(Arc::clone(&level.folder), found.name.clone(), size);
@@ -405,11 +408,12 @@ impl<'a> Walker<'a> {
                 && inner.take_lists().iter().all(|id| reader.index().is_known(id)))
     }
 
-    fn xattrs_of(&mut self, found: &Found) -> Result<Arc<Xattrs>, Ended> {
-        let Some(level) = self.levels.last() else { return Ok(Arc::default()) };
+    /// The attributes of a name; nothing where they cannot be read, which is told.
+    fn xattrs_of(&mut self, found: &Found) -> Result<Option<Arc<Xattrs>>, Ended> {
+        let Some(level) = self.levels.last() else { return Ok(None) };
         match metadata::read_xattrs(Handle::At(level.folder.as_fd(), &found.name)) {
-            Ok(xattrs) => Ok(xattrs),
-            Err(e) => self.problem("read the attributes of", &e).map(|()| Arc::default()),
+            Ok(xattrs) => Ok(Some(xattrs)),
+            Err(e) => self.problem("read the attributes of", &e).map(|()| None),
         }
     }
 
@@ -428,7 +432,7 @@ impl<'a> Walker<'a> {
             FileType::Socket => Node::Socket,
             _ => return self.problem("store", &io::Error::other("it is of a kind that xsnap does not know")),
         };
-        let xattrs = self.xattrs_of(&found)?;
+        let xattrs = self.xattrs_of(&found)?.unwrap_or_default();
         let (link, _) = self.link(&found.stat)?;
         self.remember(&found.stat, link, Linked::Whole(node.clone()));
         let metadata: Metadata = metadata::metadata(&found.stat, self.owners, xattrs);
