@@ -74,7 +74,7 @@ pub struct FileTask {
 struct State {
     file: Option<File>,
     begun: bool,
-    /// Which file was begun, to be told from one that somebody has put in its place while it was closed.
+    /// Device and inode of the file that was begun, while it is closed: somebody may put another one in its place.
     inode: Option<(u64, u64)>,
 }
 
@@ -240,7 +240,7 @@ impl Filling<'_> {
         match (in_place, same_size && needed.is_empty()) {
             (_, true) => Ok(Vec::new()),
             (false, false) => Ok(all_pieces(task)),
-            (true, false) => self.begin_in_place(folder.as_fd(), task, needed),
+            (true, false) => self.begin_in_place(folder.as_fd(), task, identity(&file)?, needed),
         }
     }
 
@@ -250,9 +250,11 @@ impl Filling<'_> {
         &self,
         folder: BorrowedFd<'_>,
         task: &FileTask,
+        compared: (u64, u64),
         mut needed: Vec<usize>,
     ) -> io::Result<Vec<usize>> {
-        let file = File::from(live::open_existing(folder, &task.name, true)?);
+        let file = open_again(folder, &task.name, Some(compared))?;
+        task.state().inode = Some(compared);
         metadata::set_mtime(Handle::Open(file.as_fd()), Time::default())?;
         file.set_len(task.size_bytes)?;
         let holes = needed.iter().filter_map(|n| task.pieces.get(*n)).filter(|p| p.id.is_none());
@@ -344,8 +346,7 @@ impl Filling<'_> {
             // Kept open only while it is written to: a window may hold many files that wait for a second frame.
             let mut state = task.state();
             if let Some(file) = state.file.take() {
-                let stat = rustix::fs::fstat(&file)?;
-                state.inode = Some((stat.st_dev, stat.st_ino));
+                state.inode = Some(identity(&file)?);
             }
         }
         Ok(())
@@ -365,13 +366,8 @@ impl Filling<'_> {
         if state.file.is_none() {
             let folder = opener.open(&task.folder)?;
             let name = task.written_name();
-            let file = if state.begun || task.way == Way::InPlace {
-                let file = File::from(live::open_existing(folder.as_fd(), &name, true)?);
-                let stat = rustix::fs::fstat(&file)?;
-                if state.inode.is_some_and(|inode| inode != (stat.st_dev, stat.st_ino)) {
-                    return Err(io::Error::other("somebody has put another file in its place"));
-                }
-                file
+            if state.begun || task.way == Way::InPlace {
+                state.file = Some(open_again(folder.as_fd(), &name, state.inode)?);
             } else {
                 let file = match live::create_file(folder.as_fd(), &name) {
                     // What an interrupted restore has left.
@@ -383,12 +379,11 @@ impl Filling<'_> {
                 };
                 let file = File::from(file?);
                 state.begun = true;
+                let file = state.file.insert(file);
                 if task.pieces.len() != 1 || task.pieces.iter().any(|p| p.id.is_none()) {
                     file.set_len(task.size_bytes)?;
                 }
-                file
-            };
-            state.file = Some(file);
+            }
         }
         state.file.as_ref().map_or(Ok(()), work)
     }
@@ -435,16 +430,35 @@ impl Filling<'_> {
             return;
         }
         let mut state = task.state();
-        state.file = None;
-        let ours = state.begun && task.way != Way::InPlace && task.way != Way::Keep;
-        if let (true, Ok(folder)) = (ours, opener.open(&task.folder)) {
-            let _ = rustix::fs::unlinkat(folder.as_fd(), task.written_name().as_slice(), rustix::fs::AtFlags::empty());
+        let begun = state.file.take().map_or(state.inode, |file| identity(&file).ok());
+        let beside = task.way != Way::InPlace && task.way != Way::Keep;
+        if let (true, Some(begun), Ok(folder)) = (beside, begun, opener.open(&task.folder)) {
+            let name = task.written_name();
+            // What somebody has put in its place is not ours to remove.
+            if matches!(live::look(folder.as_fd(), &name), Ok(Some(stat)) if (stat.st_dev, stat.st_ino) == begun) {
+                let _ = rustix::fs::unlinkat(folder.as_fd(), name.as_slice(), rustix::fs::AtFlags::empty());
+            }
         }
         Tally::add(&self.tally.problems, 1);
         if task.linked {
             self.tally.note_failed(task.path());
         }
         progress.tell(Event::Problem { path: &task.path(), verb, cause });
+    }
+}
+
+/// Device and inode of an open file.
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// Opens a file for writing that was begun, or looked at, before.
+fn open_again(folder: BorrowedFd<'_>, name: &[u8], known: Option<(u64, u64)>) -> io::Result<File> {
+    let file = File::from(live::open_existing(folder, name, true)?);
+    match known {
+        Some(known) if identity(&file)? != known => Err(io::Error::other("somebody has put another file in its place")),
+        _ => Ok(file),
     }
 }
 
