@@ -11,13 +11,13 @@ use crate::{
     repo::tree::Metadata,
 };
 use rustix::{
-    fs::{AtFlags, FileType, Stat},
+    fs::{AtFlags, FileType, SeekFrom, Stat},
     io::Errno,
 };
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io,
+    io::{self, Read},
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
 };
@@ -123,7 +123,7 @@ impl Finisher<'_> {
         let (first_folder, first_name) = (self.opener.open(&link.first.0)?, link.first.1.as_slice());
         let folder = self.opener.open(&link.folder)?;
         let beside = live::unfinished_name(&link.name);
-        let make = || self.link_or_copy((first_folder.as_fd(), first_name), (folder.as_fd(), &beside), &link.metadata);
+        let make = || self.link_or_copy((first_folder.as_fd(), first_name), (folder.as_fd(), &beside), link);
         let first = live::look(first_folder.as_fd(), first_name)?;
         let Some(there) = live::look(folder.as_fd(), &link.name)? else {
             make()?;
@@ -145,7 +145,7 @@ impl Finisher<'_> {
         &self,
         (first_folder, first_name): (BorrowedFd<'_>, &[u8]),
         (folder, name): (BorrowedFd<'_>, &[u8]),
-        wanted: &Metadata,
+        link: &LateLink,
     ) -> io::Result<()> {
         let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
         let refusal = match rustix::fs::linkat(first_folder, first_name, folder, name, AtFlags::empty()) {
@@ -157,14 +157,15 @@ impl Finisher<'_> {
         if live::kind_of(&first) != FileType::RegularFile {
             return Err(refusal);
         }
-        let mut from = File::from(live::open_existing(first_folder, first_name, false)?);
-        let mut to = File::from(live::create_file(folder, name)?);
-        io::copy(&mut from, &mut to)?;
+        let from = File::from(live::open_existing(first_folder, first_name, false)?);
+        let to = File::from(live::create_file(folder, name)?);
+        copy_with_holes(&from, &to)?;
+        let path = link.folder.path_of(&link.name);
         let options = ApplyOptions { there: None, by_name: self.request.by_name, is_symlink: false, bare: false };
-        for (verb, cause) in metadata::apply(Handle::Open(to.as_fd()), wanted, self.owners, options) {
-            self.problem(name, &verb, &cause);
+        for (verb, cause) in metadata::apply(Handle::Open(to.as_fd()), &link.metadata, self.owners, options) {
+            self.problem(&path, &verb, &cause);
         }
-        self.problem(first_name, "keep further names of", &refusal);
+        self.problem(&path, "keep the link of", &refusal);
         Ok(())
     }
 
@@ -254,4 +255,25 @@ impl Finisher<'_> {
         let options = ApplyOptions { there: there.as_ref(), by_name, is_symlink: false, bare: false };
         metadata::apply(Handle::Open(folder), wanted, self.owners, options)
     }
+}
+
+/// Fills a new file with the bytes of another one and leaves holes where that one has them.
+fn copy_with_holes(from: &File, mut to: &File) -> io::Result<()> {
+    let size_bytes = from.metadata()?.len();
+    to.set_len(size_bytes)?;
+    let mut at = 0;
+    while at < size_bytes {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            data => data?,
+        };
+        let hole = rustix::fs::seek(from, SeekFrom::Hole(data))?;
+        rustix::fs::seek(from, SeekFrom::Start(data))?;
+        rustix::fs::seek(to, SeekFrom::Start(data))?;
+        if io::copy(&mut from.take(hole.saturating_sub(data)), &mut to)? == 0 {
+            break;
+        }
+        at = hole;
+    }
+    Ok(())
 }
