@@ -38,6 +38,8 @@ mod layers;
 
 mod limits;
 
+mod meanwhile;
+
 mod readme;
 
 mod small_blobs;

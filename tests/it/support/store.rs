@@ -4,7 +4,10 @@
 use std::{
     fs,
     io::{self},
-    os::unix::ffi::OsStrExt,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -17,6 +20,7 @@ use xsnap::{
         restore::restore,
         verify::verify,
     },
+    blobs::reader::Reader,
     error::{Error, Result},
     id::SnapshotId,
     progress::{Event, Progress},
@@ -77,6 +81,31 @@ impl Progress for Told {
 
     fn stop_wanted(&self) -> bool {
         self.stop_after.is_some_and(|limit| *self.done.lock().unwrap() >= limit)
+    }
+}
+
+/// Takes notice of everything, and does something of the test's own at each event before the work goes on.
+pub struct Acting<F> {
+    told: Told,
+    act: F,
+}
+
+impl<F: Fn(&Event<'_>) + Send + Sync> Acting<F> {
+    /// Does this at each event.
+    pub fn new(act: F) -> Self {
+        Self { told: Told::default(), act }
+    }
+
+    /// As [`Told::problems`].
+    pub fn problems(&self) -> Vec<String> {
+        self.told.problems()
+    }
+}
+
+impl<F: Fn(&Event<'_>) + Send + Sync> Progress for Acting<F> {
+    fn tell(&self, event: Event<'_>) {
+        (self.act)(&event);
+        self.told.tell(event);
     }
 }
 
@@ -180,12 +209,23 @@ impl Store {
         id: SnapshotId,
         path: &Path,
         target: &Path,
-        told: &Told,
+        told: &dyn Progress,
         shape: impl FnOnce(&mut RestoreRequest),
     ) -> Result<Restored> {
-        self.with_selected(id, path, target, shape, |reader, selected, root, request| {
-            restore(reader, selected, root, request, told)
-        })
+        fs::create_dir_all(target).unwrap();
+        self.restore_below(id, path, fs::File::open(target).unwrap().as_fd(), told, shape)
+    }
+
+    /// As [`Store::try_restore`], into an open folder.
+    pub fn restore_below(
+        &self,
+        id: SnapshotId,
+        path: &Path,
+        root: BorrowedFd<'_>,
+        told: &dyn Progress,
+        shape: impl FnOnce(&mut RestoreRequest),
+    ) -> Result<Restored> {
+        self.with_selected(id, path, shape, |reader, selected, request| restore(reader, selected, root, request, told))
     }
 
     /// Restores without a problem.
@@ -211,12 +251,12 @@ impl Store {
     /// Reads a restored folder back; returns how many entries differ, and what was said of them.
     pub fn verify(&self, id: SnapshotId, path: &Path, target: &Path) -> (u64, Vec<String>) {
         let told = Told::default();
+        let root = fs::File::open(target).unwrap();
         let differing = self.with_selected(
             id,
             path,
-            target,
             |_| {},
-            |reader, selected, root, request| verify(reader, selected, root, request, &told),
+            |reader, selected, request| verify(reader, selected, root.as_fd(), request, &told),
         );
         (differing.unwrap(), told.problems())
     }
@@ -225,9 +265,8 @@ impl Store {
         &self,
         id: SnapshotId,
         path: &Path,
-        target: &Path,
         shape: impl FnOnce(&mut RestoreRequest),
-        work: impl FnOnce(&xsnap::blobs::reader::Reader, &Selected<'_>, rustix::fd::BorrowedFd<'_>, &RestoreRequest) -> T,
+        work: impl FnOnce(&Reader, &Selected<'_>, &RestoreRequest) -> T,
     ) -> T {
         let repository = self.open(Access::Read);
         let snapshot = repository.snapshots().iter().find(|s| s.id == id).expect("the snapshot");
@@ -235,8 +274,6 @@ impl Store {
         let path = path.as_os_str().as_bytes();
         let path = path.strip_suffix(b"/").unwrap_or(path);
         let entry = find(&reader, &snapshot.root, path).unwrap().expect("the path in the snapshot");
-        fs::create_dir_all(target).unwrap();
-        let root = fs::File::open(target).unwrap();
         let mut request = RestoreRequest {
             only: None,
             in_place: false,
@@ -252,7 +289,7 @@ impl Store {
         };
         shape(&mut request);
         let selected = Selected { entry: &entry, path, sources: &snapshot.sources };
-        work(&reader, &selected, rustix::fd::AsFd::as_fd(&root), &request)
+        work(&reader, &selected, &request)
     }
 
     /// Proves every byte of the repository, and fails where anything is wrong with it.
