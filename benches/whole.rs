@@ -1,30 +1,33 @@
 //! A whole backup and a whole restore of a small tree, in memory where there is a file system for that.
 //! `cargo bench --bench whole`.
-#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench is no part of the library")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a bench is no part of the library"
+)]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use std::{fs, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::Path,
+    time::Duration,
+};
 use tempfile::TempDir;
 use xsnap::{
     archive::{
         backup::{Request, backup},
-        filter::Patterns,
-        request::{Overwrite, RestoreRequest, Selected},
-        restore::restore,
+        request::RestoreRequest,
     },
-    error::Error,
     progress::Silent,
-    repo::{
-        config::Config,
-        init::{InitOptions, Naming},
-        keys::{Cost, Password},
-        listing::find,
-        opening::{Access, Credentials},
-        repository::Repository,
-        tree::Time,
-    },
-    storage::local::LocalStorage,
+    repo::{config::Config, opening::Access, repository::Repository},
 };
+
+#[allow(dead_code, reason = "the kit of the tests serves more than this bench")]
+#[path = "../tests/it/support/plain.rs"]
+mod plain;
 
 const FILES: u32 = 2_000;
 
@@ -52,50 +55,19 @@ fn build(root: &Path) -> u64 {
 }
 
 fn init(root: &Path, encrypted: bool) -> Repository {
-    let password = encrypted.then(|| Password::new(b"bench".to_vec()));
-    let cost = Cost { memory_kib: 64, passes: 1, lanes: 1 };
-    let options = InitOptions { config: Config::default(), password, naming: Naming::Own, cost };
-    Repository::init(Arc::new(LocalStorage::new(root)), options).unwrap()
+    plain::init(&plain::local(root), Config::default(), encrypted.then_some("bench")).unwrap()
 }
 
 fn request(source: &Path) -> Request {
-    Request {
-        sources: vec![source.to_str().unwrap().into()],
-        host: b"bench".to_vec(),
-        time: Time::default(),
-        tags: Vec::new(),
-        label: String::new(),
-        exclude: Patterns::default(),
-        exclude_caches: false,
-        one_file_system: false,
-        read_all: true,
-        skip: Vec::new(),
-        dry_run: false,
-        threads: 2,
-    }
+    Request { read_all: true, ..plain::request(&[source]) }
 }
 
 fn restore_all(repository: &Repository, source: &Path, target: &Path) {
     let snapshot = &repository.snapshots()[0];
-    let reader = repository.reader(Arc::new(repository.index().unwrap()));
-    let path = source.to_str().unwrap().as_bytes();
-    let entry = find(&reader, &snapshot.root, path).unwrap().unwrap();
-    let request = RestoreRequest {
-        only: None,
-        in_place: false,
-        spare: Vec::new(),
-        include: Patterns::default(),
-        exclude: Patterns::default(),
-        overwrite: Overwrite::Always,
-        delete: false,
-        dry_run: false,
-        by_name: false,
-        threads: 2,
-        root_metadata: false,
-    };
     let root = fs::File::open(target).unwrap();
-    let selected = Selected { entry: &entry, path, sources: &snapshot.sources };
-    let done = restore(&reader, &selected, root.as_fd(), &request, &Silent).unwrap();
+    let path = source.as_os_str().as_bytes();
+    let request = RestoreRequest { root_metadata: false, ..plain::restore_request() };
+    let done = plain::restore(repository, snapshot, path, root.as_fd(), &request, &Silent).unwrap();
     assert_eq!((done.files, done.problems), (u64::from(FILES) + 1, 0));
 }
 
@@ -138,11 +110,7 @@ fn whole(c: &mut Criterion) {
     backup(&mut repository, &request(source.path()), &Silent).unwrap();
     drop(repository);
     group.bench_function("open", |b| {
-        b.iter(|| {
-            let nobody = || Err(Error::PasswordNeeded);
-            let storage = Arc::new(LocalStorage::new(stored.path()));
-            Repository::open(storage, Credentials::Ask(&nobody), Access::Read).unwrap()
-        });
+        b.iter(|| plain::open(&plain::local(stored.path()), None, Access::Read).unwrap());
     });
 }
 

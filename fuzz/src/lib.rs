@@ -12,6 +12,7 @@ pub mod fuzz_operations;
 
 #[path = "../../tests/it/support"]
 mod support {
+    pub mod plain;
     pub mod reference;
     pub mod samples;
     pub mod storage;

@@ -5,7 +5,7 @@ use crate::support::{
     program::{on, run},
     random::Random,
     same::assert_same,
-    store::{Store, Told, place},
+    store::{SETTLED, Store, Told, place},
     tree::random_tree,
 };
 use rustix::fs::CWD;
@@ -19,12 +19,8 @@ use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread::sleep,
-    time::Duration,
 };
 use xsnap::{archive::backup::backup, repo::opening::Access};
-
-/// Longer than the coarsest grain of a file system's clock and all that is added to it, so that times are trusted.
-const SETTLED: Duration = Duration::from_millis(3_200);
 
 #[test]
 fn an_unchanged_tree_is_not_read_and_adds_next_to_nothing() {

@@ -4,10 +4,11 @@
 use crate::support::{
     mounted::Mounted,
     node,
-    program::{Ran, end, finish, on, run, start, xsnap},
+    program::{end, finish, on, run, start, xsnap},
     random::Random,
     same::{Options, assert_same, differences_with},
-    store::{Store, place, total_bytes},
+    scene::Scene,
+    store::{Store, total_bytes},
 };
 use std::{
     collections::HashSet,
@@ -28,42 +29,6 @@ use xsnap::{
         tree::{Entry, Node},
     },
 };
-
-/// A folder with a source of two files and a place for a repository.
-struct Scene {
-    _place: tempfile::TempDir,
-    path: PathBuf,
-    source: PathBuf,
-    repo: PathBuf,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let (_place, path) = place();
-        let (source, repo) = (path.join("source"), path.join("repository"));
-        fs::create_dir_all(source.join("sub")).unwrap();
-        fs::write(source.join("file"), "a file").unwrap();
-        fs::write(source.join("sub/other"), "another file").unwrap();
-        Self { _place, path, source, repo }
-    }
-
-    fn backed_up() -> Self {
-        let scene = Self::new();
-        scene.backup(&[]).expect(0);
-        scene
-    }
-
-    fn backup(&self, words: &[&str]) -> Ran {
-        run(&self.repo, ["backup"].iter().chain(words).copied().chain([self.source.to_str().unwrap()]))
-    }
-
-    fn restored(&self, words: &[&str]) -> Ran {
-        let target = self.path.join("restored");
-        let what = format!("latest:{}", self.source.display());
-        let words = ["restore", &what, "--target", target.to_str().unwrap()].into_iter().chain(words.iter().copied());
-        run(&self.repo, words)
-    }
-}
 
 #[test]
 fn words_that_make_no_sense_end_with_2_and_say_so() {

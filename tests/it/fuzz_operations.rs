@@ -3,20 +3,17 @@
 //! The model is a map from names to bytes for every snapshot. Whatever was damaged, a restore brings a file back as it was
 //! or not at all, and says so in the latter case; without damage it brings back everything.
 
-use crate::fuzz_bodies::in_memory_folder;
+use crate::{fuzz_bodies::in_memory_folder, support::plain};
 use std::{
     collections::BTreeMap,
     fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 use xsnap::{
     archive::{
         backup::{Request, backup},
-        filter::Patterns,
-        request::{Overwrite, RestoreRequest, Selected},
-        restore::restore,
+        request::RestoreRequest,
     },
     blobs::chunker::ChunkSizes,
     error::{Error, Result},
@@ -24,14 +21,9 @@ use xsnap::{
     repo::{
         check::{ReadData, check},
         config::Config,
-        init::{InitOptions, Naming},
-        keys::Cost,
-        listing::find,
-        opening::{Access, Credentials},
+        opening::Access,
         repository::Repository,
-        tree::Time,
     },
-    storage::local::LocalStorage,
 };
 
 /// Files by name; a name may have one folder before it.
@@ -79,15 +71,13 @@ impl World {
         fs::create_dir(&source).unwrap();
         let chunks = ChunkSizes { min_bytes: 64, avg_bytes: 256, max_bytes: 1024 };
         let config = Config { chunks, level: 1, ..Config::default() };
-        let options = InitOptions { config, password: None, naming: Naming::Own, cost: Cost::DEFAULT };
-        drop(Repository::init(Arc::new(LocalStorage::new(&repository)), options).unwrap());
+        drop(plain::init(&plain::local(&repository), config, None).unwrap());
         let source = source.canonicalize().unwrap();
         Self { _folder: folder, source, repository, files: Files::new(), snapshots: Vec::new(), damaged: false }
     }
 
     fn open(&self, access: Access) -> Result<Repository> {
-        let nobody = || Err(Error::PasswordNeeded);
-        Repository::open(Arc::new(LocalStorage::new(&self.repository)), Credentials::Ask(&nobody), access)
+        plain::open(&plain::local(&self.repository), None, access)
     }
 
     /// Writes, grows, changes or removes a file.
@@ -113,20 +103,8 @@ impl World {
 
     fn back_up(&mut self) -> Result<()> {
         let mut repository = self.open(Access::Write)?;
-        let request = Request {
-            sources: vec![self.source.to_str().unwrap().into()],
-            host: b"model".to_vec(),
-            time: Time { seconds: 1, nanoseconds: 0 },
-            tags: Vec::new(),
-            label: self.snapshots.len().to_string(),
-            exclude: Patterns::default(),
-            exclude_caches: false,
-            one_file_system: false,
-            read_all: false,
-            skip: Vec::new(),
-            dry_run: false,
-            threads: 1,
-        };
+        let request =
+            Request { label: self.snapshots.len().to_string(), threads: 1, ..plain::request(&[&self.source]) };
         let snapshot = backup(&mut repository, &request, &Silent)?;
         assert!(snapshot.complete, "{:?}", snapshot.problems);
         self.snapshots.push(self.files.clone());
@@ -139,26 +117,11 @@ impl World {
         assert!(self.damaged || repository.snapshots().len() == self.snapshots.len(), "a snapshot is lost");
         let Some(snapshot) = repository.snapshots().get(which % self.snapshots.len().max(1)) else { return Ok(()) };
         let expected = &self.snapshots[snapshot.label.parse::<usize>().unwrap()];
-        let reader = repository.reader(Arc::new(repository.index()?));
-        let path = self.source.to_str().unwrap().as_bytes();
-        let entry = find(&reader, &snapshot.root, path)?.expect("the source is in its snapshot");
         let target = in_memory_folder();
         let root = fs::File::open(target.path()).unwrap();
-        let request = RestoreRequest {
-            only: None,
-            in_place: false,
-            spare: Vec::new(),
-            include: Patterns::default(),
-            exclude: Patterns::default(),
-            overwrite: Overwrite::Always,
-            delete: false,
-            dry_run: false,
-            by_name: false,
-            threads: 1,
-            root_metadata: false,
-        };
-        let selected = Selected { entry: &entry, path, sources: &snapshot.sources };
-        let done = restore(&reader, &selected, root.as_fd(), &request, &Silent)?;
+        let request = RestoreRequest { threads: 1, root_metadata: false, ..plain::restore_request() };
+        let path = self.source.to_str().unwrap().as_bytes();
+        let done = plain::restore(&repository, snapshot, path, root.as_fd(), &request, &Silent)?;
         let came = files_below(target.path());
         for (name, bytes) in &came {
             assert!(expected.get(name) == Some(bytes), "{name} came back wrong");

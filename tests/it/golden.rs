@@ -4,7 +4,7 @@
 //! into a plain and an encrypted repository with small chunks, and a copy of the plain one that was then damaged. The
 //! manifests beside them say what each snapshot holds, read from the live tree and not from the repository.
 
-use crate::support::{node, random::Random};
+use crate::support::{node, plain, random::Random};
 use data_encoding::HEXLOWER;
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use serde_json::{Map, Value, json};
@@ -22,12 +22,7 @@ use std::{
     sync::Arc,
 };
 use xsnap::{
-    archive::{
-        backup::{Request, backup},
-        filter::Patterns,
-        request::{Overwrite, RestoreRequest, Selected},
-        restore::restore,
-    },
+    archive::backup::{Request, backup},
     blobs::chunker::ChunkSizes,
     error::Error,
     id::ObjectName,
@@ -35,18 +30,14 @@ use xsnap::{
     repo::{
         check::{ReadData, Report, check},
         config::Config,
-        init::{InitOptions, Naming},
-        keys::{Cost, Password},
+        keys::Password,
         listing::find,
         opening::{Access, Credentials},
         repository::Repository,
         snapshot::Snapshot,
         tree::Time,
     },
-    storage::{
-        local::LocalStorage,
-        object::{Folder, Storage},
-    },
+    storage::object::Folder,
 };
 
 /// Where the tree lay when it was backed up.
@@ -57,15 +48,8 @@ fn golden(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "golden", name].iter().collect()
 }
 
-fn storage(path: &Path) -> Arc<dyn Storage> {
-    Arc::new(LocalStorage::new(path))
-}
-
 fn open(path: &Path, encrypted: bool, access: Access) -> Repository {
-    let nobody = || Err(Error::PasswordNeeded);
-    let credentials =
-        if encrypted { Credentials::Given(Password::new(PASSWORD.into())) } else { Credentials::Ask(&nobody) };
-    Repository::open(storage(path), credentials, access).unwrap()
+    plain::open(&plain::local(path), encrypted.then_some(PASSWORD), access).unwrap()
 }
 
 /// A folder in memory where attributes can be had there: restoring syncs.
@@ -136,25 +120,10 @@ fn manifest(root: &Path) -> Value {
 
 /// Restores a snapshot's source folder and says what came.
 fn restored(repository: &Repository, snapshot: &Snapshot) -> Value {
-    let reader = repository.reader(Arc::new(repository.index().unwrap()));
-    let entry = find(&reader, &snapshot.root, SOURCE.as_bytes()).unwrap().unwrap();
     let target = fast_folder();
-    let selected = Selected { entry: &entry, path: SOURCE.as_bytes(), sources: &snapshot.sources };
-    let request = RestoreRequest {
-        only: None,
-        in_place: false,
-        spare: Vec::new(),
-        include: Patterns::default(),
-        exclude: Patterns::default(),
-        overwrite: Overwrite::Always,
-        delete: false,
-        dry_run: false,
-        by_name: false,
-        threads: 2,
-        root_metadata: true,
-    };
     let root = node::open_folder(target.path()).unwrap();
-    let done = restore(&reader, &selected, root.as_fd(), &request, &Silent).unwrap();
+    let path = SOURCE.as_bytes();
+    let done = plain::restore(repository, snapshot, path, root.as_fd(), &plain::restore_request(), &Silent).unwrap();
     // Only root may give files to the one who owned them.
     assert!(done.problems == 0 || !rustix::process::geteuid().is_root(), "{done:?}");
     manifest(target.path())
@@ -236,7 +205,7 @@ fn the_golden_encrypted_repository_opens_with_its_password_only() {
     let folder = fast_folder();
     copy("v1-encrypted", folder.path());
     let wrong = Credentials::Given(Password::new(b"Golden".to_vec()));
-    let refused = Repository::open(storage(folder.path()), wrong, Access::Read);
+    let refused = Repository::open(plain::local(folder.path()), wrong, Access::Read);
     assert!(matches!(refused, Err(Error::WrongPassword { slots: 1 })));
 }
 
@@ -327,17 +296,12 @@ fn settle(root: &Path) {
 #[ignore = "makes the committed golden repositories; to be run only for a new version of the format"]
 fn make_the_golden_repositories() {
     let source = Path::new(SOURCE);
-    let repositories = [("v1-plain", None), ("v1-encrypted", Some(Password::new(PASSWORD.into())))];
+    let repositories = [("v1-plain", None), ("v1-encrypted", Some(PASSWORD))];
     for (name, password) in &repositories {
         let chunks = ChunkSizes { min_bytes: 1024, avg_bytes: 4096, max_bytes: 16_384 };
-        let options = InitOptions {
-            config: Config { chunks, ..Config::default() },
-            password: password.clone(),
-            naming: Naming::Own,
-            cost: Cost { memory_kib: 1024, passes: 1, lanes: 1 },
-        };
+        let config = Config { chunks, ..Config::default() };
         fs::create_dir_all(golden(name)).unwrap();
-        drop(Repository::init(storage(&golden(name)), options).unwrap());
+        drop(plain::init(&plain::local(&golden(name)), config, *password).unwrap());
     }
     for (tag, second) in [("first", false), ("second", true)] {
         build(source, second);
@@ -365,18 +329,12 @@ fn make_the_golden_repositories() {
 
 fn request(tag: &str) -> Request {
     Request {
-        sources: vec![SOURCE.into()],
         host: b"golden".to_vec(),
         time: Time { seconds: 1_800_000_000, nanoseconds: 0 },
         tags: vec![tag.into()],
         label: format!("the {tag} state"),
-        exclude: Patterns::default(),
-        exclude_caches: false,
-        one_file_system: false,
-        read_all: false,
-        skip: Vec::new(),
-        dry_run: false,
         threads: 1,
+        ..plain::request(&[Path::new(SOURCE)])
     }
 }
 

@@ -4,48 +4,22 @@ use crate::support::{
     mounted::Mounted,
     node,
     program::{on, run, start},
-    store::place,
+    scene::Scene,
 };
 use std::{
     fs,
     io::Write,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
-    path::{Path, PathBuf},
+    path::Path,
 };
-
-struct Scene {
-    _place: tempfile::TempDir,
-    path: PathBuf,
-    source: PathBuf,
-    repo: PathBuf,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let (_place, path) = place();
-        let (source, repo) = (path.join("source"), path.join("repository"));
-        fs::create_dir_all(source.join("sub")).unwrap();
-        fs::write(source.join("sub/file"), "a file").unwrap();
-        Self { _place, path, source, repo }
-    }
-
-    fn backup(&self, words: &[&str]) {
-        run(&self.repo, ["backup"].iter().chain(words).copied().chain([self.source.to_str().unwrap()])).expect(0);
-    }
-
-    /// Puts everything back where it came from.
-    fn restore(&self, words: &[&str]) {
-        run(&self.repo, ["restore", "latest", "--target", "/"].iter().chain(words)).expect(0);
-    }
-}
 
 #[test]
 fn removing_spares_what_the_backup_left_out() {
     let scene = Scene::new();
     fs::write(scene.source.join("sub/kept.log"), "left out by a pattern").unwrap();
-    scene.backup(&["--exclude", "*.log"]);
+    scene.backup(&["--exclude", "*.log"]).expect(0);
     fs::write(scene.source.join("extra"), "not in the snapshot").unwrap();
-    scene.restore(&["--delete"]);
+    scene.put_back(&["--delete"]).expect(0);
     assert!(scene.source.join("sub/kept.log").exists());
     assert!(!scene.source.join("extra").exists());
 }
@@ -60,7 +34,7 @@ fn removing_spares_mounted_file_systems_whether_they_were_there_before_or_not() 
     fs::create_dir(&before).unwrap();
     let _before = Mounted::tmpfs(&before, 1 << 20);
     fs::write(before.join("file"), "on another file system").unwrap();
-    scene.backup(&["--one-file-system"]);
+    scene.backup(&["--one-file-system"]).expect(0);
     fs::create_dir(&after).unwrap();
     let _after = Mounted::tmpfs(&after, 1 << 20);
     fs::write(after.join("file"), "on yet another one").unwrap();
@@ -71,14 +45,14 @@ fn removing_spares_mounted_file_systems_whether_they_were_there_before_or_not() 
 #[test]
 fn removing_spares_the_repository_wherever_it_is() {
     let mut scene = Scene::new();
-    scene.backup(&[]);
+    scene.backup(&[]).expect(0);
     let moved = scene.source.join("repository");
     fs::rename(&scene.repo, &moved).unwrap();
     scene.repo = moved;
-    scene.restore(&["--delete"]);
+    scene.put_back(&["--delete"]).expect(0);
     run(&scene.repo, ["check", "--read-data"]).expect(0);
-    scene.backup(&[]);
-    scene.restore(&["--delete"]);
+    scene.backup(&[]).expect(0);
+    scene.put_back(&["--delete"]).expect(0);
     run(&scene.repo, ["check", "--read-data"]).expect(0);
 }
 
@@ -86,13 +60,13 @@ fn removing_spares_the_repository_wherever_it_is() {
 fn a_part_that_is_put_back_changes_nothing_else() {
     let scene = Scene::new();
     fs::create_dir(scene.source.join("moved")).unwrap();
-    scene.backup(&[]);
+    scene.backup(&[]).expect(0);
     fs::remove_dir(scene.source.join("moved")).unwrap();
     symlink("/nowhere", scene.source.join("moved")).unwrap();
-    let file = scene.source.join("sub/file");
+    let file = scene.source.join("sub/other");
     fs::write(&file, "changed").unwrap();
     run(&scene.repo, ["restore", &format!("latest:{}", file.display()), "--target", "/"]).expect(0);
-    assert_eq!(fs::read(&file).unwrap(), b"a file");
+    assert_eq!(fs::read(&file).unwrap(), b"another file");
     assert_eq!(fs::read_link(scene.source.join("moved")).unwrap(), Path::new("/nowhere"));
 }
 
@@ -102,9 +76,9 @@ fn what_is_the_same_already_is_not_touched() {
     let program = scene.source.join("program");
     fs::write(&program, "runs as somebody else").unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
-    scene.backup(&[]);
+    scene.backup(&[]).expect(0);
     let before = fs::metadata(&program).unwrap();
-    scene.restore(&["--verify"]);
+    scene.put_back(&["--verify"]).expect(0);
     let after = fs::metadata(&program).unwrap();
     assert_eq!((before.ctime(), before.ctime_nsec()), (after.ctime(), after.ctime_nsec()));
 }
@@ -112,7 +86,7 @@ fn what_is_the_same_already_is_not_touched() {
 #[test]
 fn a_stream_whose_producer_was_stopped_is_no_snapshot() {
     let scene = Scene::new();
-    scene.backup(&[]);
+    scene.backup(&[]).expect(0);
     let mut child = start(on(&scene.repo, ["backup", "--stdin", "dump"]).stdin(std::process::Stdio::piped()));
     let mut pipe = child.stdin.take().unwrap();
     pipe.write_all(&[7; 3 << 20]).unwrap();
@@ -132,7 +106,7 @@ fn a_repository_behind_a_link_keeps_its_catalogue() {
     fs::create_dir(scene.path.join("behind")).unwrap();
     symlink(scene.path.join("behind"), &link).unwrap();
     scene.repo = link.join("repository");
-    scene.backup(&[]);
+    scene.backup(&[]).expect(0);
     let catalogue = fs::metadata(scene.path.join("behind/repository/index.sqlite")).unwrap();
     assert!(catalogue.len() > 0);
 }
@@ -157,7 +131,7 @@ fn a_plain_config_among_keys_is_refused() {
 #[test]
 fn a_backup_that_meets_damage_stores_what_is_lost_at_once() {
     let scene = Scene::new();
-    scene.backup(&[]);
+    scene.backup(&[]).expect(0);
     let catalogue = rusqlite::Connection::open(scene.repo.join("index.sqlite")).unwrap();
     let query = "SELECT name, length_bytes FROM pack WHERE kind = 'tree'";
     let (name, length): (String, i64) = catalogue.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
@@ -168,10 +142,10 @@ fn a_backup_that_meets_damage_stores_what_is_lost_at_once() {
     // In the data of the one frame of trees, behind the pack's header and the frame's own.
     bytes[64 + 16 + 200] ^= 1;
     fs::write(&pack, bytes).unwrap();
-    scene.backup(&[]);
+    scene.backup(&[]).expect(0);
     let checked = run(&scene.repo, ["check", "--read-data", "--json"]).expect(1);
     assert_eq!(checked.message("check")["touched"], 0, "both snapshots are whole again");
     fs::remove_dir_all(scene.source.join("sub")).unwrap();
-    scene.restore(&["--verify"]);
-    assert!(scene.source.join("sub/file").exists());
+    scene.put_back(&["--verify"]).expect(0);
+    assert!(scene.source.join("sub/other").exists());
 }

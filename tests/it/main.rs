@@ -91,6 +91,8 @@ mod support {
 
     pub mod source;
 
+    pub mod plain;
+
     pub mod small;
 
     pub mod damage;
@@ -104,6 +106,8 @@ mod support {
     pub mod store;
 
     pub mod program;
+
+    pub mod scene;
 
     pub mod mounted;
 

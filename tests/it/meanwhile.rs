@@ -8,7 +8,7 @@ use crate::support::{
     node,
     random::Random,
     same::{assert_same, differences},
-    store::{Acting, Store, Told, place},
+    store::{Acting, SETTLED, Store, Told, place},
 };
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use std::{
@@ -24,16 +24,12 @@ use std::{
     path::{Path, PathBuf},
     sync::{Mutex, Once},
     thread::sleep,
-    time::Duration,
 };
 use xsnap::{
     archive::backup::backup,
     progress::Event,
     repo::{opening::Access, snapshot::Snapshot},
 };
-
-/// Longer than the coarsest grain of a file system's clock and all that is added to it, so that times are trusted.
-const SETTLED: Duration = Duration::from_millis(3_200);
 
 /// A source, a place to restore it to, and a repository, all empty.
 struct Scene {

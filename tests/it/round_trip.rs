@@ -7,7 +7,7 @@ use crate::support::{
     program::{copy, run},
     random::Random,
     same::{Options, assert_same, differences, differences_with},
-    store::{Store, Told, place},
+    store::{SETTLED, Store, Told, place},
     tree::random_tree,
 };
 use std::{
@@ -16,7 +16,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::sleep,
-    time::Duration,
 };
 use xsnap::{
     archive::{filter::Patterns, request::Overwrite},
@@ -24,9 +23,6 @@ use xsnap::{
     id::{BlobId, SnapshotId},
     repo::{content::Run, listing::runs, opening::Access, snapshot::Snapshot, tree::Node},
 };
-
-/// Longer than the coarsest grain of a file system's clock and all that is added to it, so that times are trusted.
-const SETTLED: Duration = Duration::from_millis(3_200);
 
 #[test]
 fn a_tree_of_oddities_comes_back_exactly_encrypted_or_not() {

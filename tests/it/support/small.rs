@@ -5,6 +5,7 @@
 
 use super::{
     edits::random_edits,
+    plain,
     same::{Difference, differing},
     storage::Memory,
     tree::random_tree,
@@ -21,31 +22,26 @@ use std::{
 };
 use xsnap::{
     archive::{
-        backup::{self, Request},
-        filter::Patterns,
-        request::{Overwrite, RestoreRequest, Restored, Selected},
-        restore,
+        backup,
+        request::{RestoreRequest, Restored},
     },
     blobs::{chunker::ChunkSizes, reader::Reader},
-    error::{Error, Result},
+    error::Result,
     id::{BlobId, ObjectName, SnapshotId},
     progress::{Event, Progress, Silent},
     repo::{
         config::Config,
         content::Content,
-        init::{InitOptions, Naming},
-        keys::{Cost, Password},
-        listing::{find, listing, runs},
-        opening::{Access, Credentials},
+        listing::{listing, runs},
+        opening::Access,
         repository::Repository,
         snapshot::Snapshot,
-        tree::{Node, Time},
+        tree::Node,
     },
     storage::object::{Folder, Storage},
 };
 
-/// What argon2id spends in tests: as little as it can.
-pub const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+pub use super::plain::{open, restore_request};
 
 /// Chunks so small that a file of some hundred kilobytes has lists of its own, and packs as short as they may be.
 pub fn small_config() -> Config {
@@ -115,39 +111,14 @@ impl Progress for Heard {
     }
 }
 
-/// Makes a repository.
+/// Makes a repository of small chunks and packs.
 pub fn init(storage: &Arc<dyn Storage>, password: Option<&str>) -> Result<Repository> {
-    let password = password.map(|p| Password::new(p.into()));
-    let options = InitOptions { config: small_config(), password, naming: Naming::Own, cost: CHEAP };
-    Repository::init(Arc::clone(storage), options)
-}
-
-/// Opens a repository.
-pub fn open(storage: &Arc<dyn Storage>, password: Option<&str>, access: Access) -> Result<Repository> {
-    let credentials = match password {
-        Some(password) => Credentials::Given(Password::new(password.into())),
-        None => Credentials::Ask(&|| Err(Error::PasswordNeeded)),
-    };
-    Repository::open(Arc::clone(storage), credentials, access)
+    plain::init(storage, small_config(), password)
 }
 
 /// Backs one folder up.
 pub fn backup(repository: &mut Repository, source: &Path) -> Result<Snapshot> {
-    let request = Request {
-        sources: vec![source.as_os_str().as_bytes().to_vec()],
-        host: b"host".to_vec(),
-        time: Time { seconds: 1_700_000_000, nanoseconds: 0 },
-        tags: Vec::new(),
-        label: String::new(),
-        exclude: Patterns::default(),
-        exclude_caches: false,
-        one_file_system: false,
-        read_all: false,
-        skip: Vec::new(),
-        dry_run: false,
-        threads: 2,
-    };
-    backup::backup(repository, &request, &Silent)
+    backup::backup(repository, &plain::request(&[source]), &Silent)
 }
 
 /// What came of a restore: what was done, and every problem by the path in the snapshot.
@@ -155,23 +126,6 @@ pub fn backup(repository: &mut Repository, source: &Path) -> Result<Snapshot> {
 pub struct Outcome {
     pub done: Restored,
     pub problems: Vec<(Vec<u8>, String)>,
-}
-
-/// The request of a plain restore.
-pub fn restore_request() -> RestoreRequest {
-    RestoreRequest {
-        only: None,
-        in_place: false,
-        spare: Vec::new(),
-        include: Patterns::default(),
-        exclude: Patterns::default(),
-        overwrite: Overwrite::Always,
-        delete: false,
-        dry_run: false,
-        by_name: false,
-        threads: 2,
-        root_metadata: true,
-    }
 }
 
 /// Restores the folder of a path of a snapshot into a folder, made if missing. Frames found damaged are marked.
@@ -188,23 +142,8 @@ pub fn restore_with(
     request: &RestoreRequest,
 ) -> Result<Outcome> {
     fs::create_dir_all(target).unwrap();
-    let reader = repository.reader(Arc::new(repository.index()?));
-    let done = restore_from(&reader, snapshot, path, target, request);
-    repository.mark_bad(&reader.take_bad_frames())?;
-    done
-}
-
-fn restore_from(
-    reader: &Reader,
-    snapshot: &Snapshot,
-    path: &[u8],
-    target: &Path,
-    request: &RestoreRequest,
-) -> Result<Outcome> {
-    let entry = find(reader, &snapshot.root, path)?.expect("the path is in the snapshot");
-    let selected = Selected { entry: &entry, path, sources: &snapshot.sources };
     let (root, heard) = (fs::File::open(target).unwrap(), Heard::default());
-    let done = restore::restore(reader, &selected, root.as_fd(), request, &heard)?;
+    let done = plain::restore(repository, snapshot, path, root.as_fd(), request, &heard)?;
     let problems = heard.problems.into_inner().unwrap();
     assert_eq!(done.problems > 0, !problems.is_empty(), "{} problems counted, told {problems:?}", done.problems);
     Ok(Outcome { done, problems })

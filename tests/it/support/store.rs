@@ -1,6 +1,7 @@
 //! `Store`: a repository in a folder of its own, driven through the library, with defaults that a test changes in one
 //! place.
 
+use super::plain;
 use std::{
     fs,
     io::{self},
@@ -10,36 +11,31 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 use tempfile::TempDir;
 use xsnap::{
     archive::{
         backup::{Request, backup},
-        filter::Patterns,
-        request::{Overwrite, RestoreRequest, Restored, Selected},
-        restore::restore,
+        request::{RestoreRequest, Restored, Selected},
         verify::verify,
     },
-    blobs::reader::Reader,
-    error::{Error, Result},
+    error::Result,
     id::SnapshotId,
     progress::{Event, Progress},
     repo::{
         check::{ReadData, check},
         config::Config,
-        init::{InitOptions, Naming},
-        keys::{Cost, Password},
         listing::find,
-        opening::{Access, Credentials},
+        opening::Access,
         repository::Repository,
         snapshot::Snapshot,
-        tree::{Entry, Time},
+        tree::Entry,
     },
-    storage::local::LocalStorage,
 };
 
-/// The cheapest key slot that is allowed: tests open repositories often.
-pub const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+/// Longer than the coarsest grain of a file system's clock and all that is added to it, so that times are trusted.
+pub const SETTLED: Duration = Duration::from_millis(3_200);
 
 /// Takes notice of everything, and asks for a stop after so many events if told to.
 #[derive(Debug, Default)]
@@ -126,13 +122,7 @@ pub struct Store {
 impl Store {
     /// Makes a repository at `path`, encrypted or not.
     pub fn init(path: PathBuf, password: Option<&'static str>) -> Self {
-        let options = InitOptions {
-            config: Config::default(),
-            password: password.map(|p| Password::new(p.into())),
-            naming: Naming::Own,
-            cost: CHEAP,
-        };
-        drop(Repository::init(Arc::new(LocalStorage::new(&path)), options).unwrap());
+        drop(plain::init(&plain::local(&path), Config::default(), password).unwrap());
         Self { path, threads: 2, password }
     }
 
@@ -148,13 +138,7 @@ impl Store {
 
     /// Opens the repository.
     pub fn open(&self, access: Access) -> Repository {
-        let storage = Arc::new(LocalStorage::new(&self.path));
-        let ask = || Err(Error::PasswordNeeded);
-        let credentials = match self.password {
-            Some(password) => Credentials::Given(Password::new(password.into())),
-            None => Credentials::Ask(&ask),
-        };
-        Repository::open(storage, credentials, access).unwrap()
+        plain::open(&plain::local(&self.path), self.password, access).unwrap()
     }
 
     /// Takes the catalogue away.
@@ -164,22 +148,7 @@ impl Store {
 
     /// What a backup of these sources asks for.
     pub fn request(&self, sources: &[&Path]) -> Request {
-        let mut sources: Vec<Vec<u8>> = sources.iter().map(|s| s.as_os_str().as_bytes().to_vec()).collect();
-        sources.sort();
-        Request {
-            sources,
-            host: b"host".to_vec(),
-            time: Time { seconds: 1_700_000_000, nanoseconds: 0 },
-            tags: Vec::new(),
-            label: String::new(),
-            exclude: Patterns::default(),
-            exclude_caches: false,
-            one_file_system: false,
-            read_all: false,
-            skip: Vec::new(),
-            dry_run: false,
-            threads: self.threads,
-        }
+        Request { threads: self.threads, ..plain::request(sources) }
     }
 
     /// Backs a folder up without a problem.
@@ -225,7 +194,9 @@ impl Store {
         told: &dyn Progress,
         shape: impl FnOnce(&mut RestoreRequest),
     ) -> Result<Restored> {
-        self.with_selected(id, path, shape, |reader, selected, request| restore(reader, selected, root, request, told))
+        let repository = self.open(Access::Read);
+        let snapshot = repository.snapshots().iter().find(|s| s.id == id).expect("the snapshot");
+        plain::restore(&repository, snapshot, in_snapshot(path), root, &self.restore_request(shape), told)
     }
 
     /// Restores without a problem.
@@ -251,45 +222,21 @@ impl Store {
     /// Reads a restored folder back; returns how many entries differ, and what was said of them.
     pub fn verify(&self, id: SnapshotId, path: &Path, target: &Path) -> (u64, Vec<String>) {
         let told = Told::default();
-        let root = fs::File::open(target).unwrap();
-        let differing = self.with_selected(
-            id,
-            path,
-            |_| {},
-            |reader, selected, request| verify(reader, selected, root.as_fd(), request, &told),
-        );
-        (differing.unwrap(), told.problems())
-    }
-
-    fn with_selected<T>(
-        &self,
-        id: SnapshotId,
-        path: &Path,
-        shape: impl FnOnce(&mut RestoreRequest),
-        work: impl FnOnce(&Reader, &Selected<'_>, &RestoreRequest) -> T,
-    ) -> T {
         let repository = self.open(Access::Read);
         let snapshot = repository.snapshots().iter().find(|s| s.id == id).expect("the snapshot");
         let reader = repository.reader(Arc::new(repository.index().unwrap()));
-        let path = path.as_os_str().as_bytes();
-        let path = path.strip_suffix(b"/").unwrap_or(path);
+        let path = in_snapshot(path);
         let entry = find(&reader, &snapshot.root, path).unwrap().expect("the path in the snapshot");
-        let mut request = RestoreRequest {
-            only: None,
-            in_place: false,
-            spare: Vec::new(),
-            include: Patterns::default(),
-            exclude: Patterns::default(),
-            overwrite: Overwrite::Always,
-            delete: false,
-            dry_run: false,
-            by_name: true,
-            threads: self.threads,
-            root_metadata: true,
-        };
-        shape(&mut request);
         let selected = Selected { entry: &entry, path, sources: &snapshot.sources };
-        work(&reader, &selected, &request)
+        let root = fs::File::open(target).unwrap();
+        let differing = verify(&reader, &selected, root.as_fd(), &self.restore_request(|_| {}), &told);
+        (differing.unwrap(), told.problems())
+    }
+
+    fn restore_request(&self, shape: impl FnOnce(&mut RestoreRequest)) -> RestoreRequest {
+        let mut request = RestoreRequest { by_name: true, threads: self.threads, ..plain::restore_request() };
+        shape(&mut request);
+        request
     }
 
     /// Proves every byte of the repository, and fails where anything is wrong with it.
@@ -304,6 +251,12 @@ impl Store {
     pub fn total_bytes(&self) -> u64 {
         total_bytes(&self.path)
     }
+}
+
+/// A live path as snapshots have it.
+fn in_snapshot(path: &Path) -> &[u8] {
+    let path = path.as_os_str().as_bytes();
+    path.strip_suffix(b"/").unwrap_or(path)
 }
 
 /// The bytes of all files below a folder.
