@@ -166,32 +166,28 @@ impl<'a> Planner<'a> {
     }
 
     fn run(&mut self, selected: &Selected<'_>) -> Result<Restored> {
-        match &selected.entry.node {
-            Node::Folder { .. } => {
-                let root = Folder::root(&self.path);
-                if self.request.root_metadata {
-                    self.late.folders.push((Arc::clone(&root), selected.entry.metadata.clone()));
-                }
-                if let Ok(stat) = rustix::fs::fstat(self.root) {
-                    self.late.devices.insert(stat.st_dev, Arc::clone(&root));
-                }
-                self.enter(root, selected.entry, State::Old, self.request.takes_all(), Waits::No);
-                while let Some(level) = self.levels.last_mut() {
-                    self.path.truncate(level.path_bytes);
-                    match level.listing.next() {
-                        Some(Ok((entry, _))) => self.take(entry)?,
-                        Some(Err(e)) => self.damaged(e)?,
-                        None => self.leave(),
-                    }
-                }
+        let is_folder = matches!(selected.entry.node, Node::Folder { .. });
+        if !is_folder {
+            self.path.truncate(self.path.iter().rposition(|b| *b == b'/').unwrap_or_default());
+        }
+        let root = Folder::root(&self.path);
+        if let Ok(stat) = rustix::fs::fstat(self.root) {
+            self.late.devices.insert(stat.st_dev, Arc::clone(&root));
+        }
+        if is_folder {
+            if self.request.root_metadata {
+                self.late.folders.push((Arc::clone(&root), selected.entry.metadata.clone()));
             }
-            _ => {
-                self.path.truncate(self.path.iter().rposition(|b| *b == b'/').unwrap_or_default());
-                let root = Folder::root(&self.path);
-                if let Ok(stat) = rustix::fs::fstat(self.root) {
-                    self.late.devices.insert(stat.st_dev, Arc::clone(&root));
-                }
-                self.place(&root, State::Old, selected.entry.clone())?;
+            self.enter(root, selected.entry, State::Old, self.request.takes_all(), Waits::No);
+        } else {
+            self.place(&root, State::Old, selected.entry.clone())?;
+        }
+        while let Some(level) = self.levels.last_mut() {
+            self.path.truncate(level.path_bytes);
+            match level.listing.next() {
+                Some(Ok((entry, _))) => self.take(entry)?,
+                Some(Err(e)) => self.damaged(e)?,
+                None => self.leave(),
             }
         }
         self.send()?;
@@ -295,12 +291,16 @@ impl<'a> Planner<'a> {
 
     /// Makes the folders that wait on the way to something that is to be restored. Says whether they are there.
     fn end_waiting(&mut self) -> bool {
+        // In a folder that waits every folder waits, so that where the last one does not, none does.
+        if self.levels.last().is_none_or(|level| matches!(level.waits, Waits::No)) {
+            return true;
+        }
         for n in 1..self.levels.len() {
             let Some([above, level]) = self.levels.get_mut(n - 1..=n) else { return false };
-            let (parent, state) = (Arc::clone(&above.folder), above.state);
             if matches!(level.waits, Waits::No) {
                 continue;
             }
+            let (parent, state) = (Arc::clone(&above.folder), above.state);
             let Waits::Yes(entry) = std::mem::replace(&mut level.waits, Waits::InVain) else { return false };
             match self.place_folder(&parent, state, &entry) {
                 Ok(Some(now)) => {
