@@ -166,4 +166,13 @@ pub mod archive {
 
     /// Live files into a snapshot.
     pub mod backup;
+
+    /// A stored tree without what is lost.
+    pub mod salvage;
+
+    /// What a check finds is mended.
+    pub mod repair;
+
+    /// Where a repair looks for what is lost.
+    pub mod elsewhere;
 }

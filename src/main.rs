@@ -7,6 +7,9 @@ mod cli {
         /// The words of prune.
         pub mod prune;
 
+        /// The words of repair.
+        pub mod repair;
+
         /// forget, tag, label, protect, unprotect.
         pub mod keep;
     }
@@ -33,6 +36,9 @@ mod cli {
 
         /// check.
         pub mod check;
+
+        /// repair.
+        pub mod repair;
 
         /// prune.
         pub mod prune;
@@ -77,6 +83,7 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Dump(words) => commands::show::dump(&session, words),
         Command::Restore(words) => commands::restore::restore(&session, words),
         Command::Check(words) => commands::check::check(&session, words),
+        Command::Repair(words) => commands::repair::repair(&session, words),
         Command::Prune(words) => commands::prune::prune(&session, words),
         Command::Forget(words) => commands::keep::forget(&session, words),
         Command::Tag(words) => commands::keep::tag(&session, words),

@@ -23,8 +23,8 @@ pub struct IndexedPack {
     pub kind: Kind,
     /// The number of its first frame among all frames of the index.
     pub first_frame: u32,
-    /// Its own table is damaged, and was made again from its frames.
-    made_again: bool,
+    /// It is damaged outside of its frames: perhaps its table, which was made again from them.
+    outside_damaged: bool,
 }
 
 /// A frame as the index knows it.
@@ -97,7 +97,7 @@ impl Index {
             name: name.clone(),
             kind,
             first_frame: count(self.frames.len()),
-            made_again: false,
+            outside_damaged: false,
         });
         let mut blobs = toc.ids().zip(&toc.lengths);
         for (number, frame) in (0_u32..).zip(&toc.frames) {
@@ -120,15 +120,20 @@ impl Index {
     /// Says of the pack that was added last whether its table had to be made again.
     pub fn mark_last_pack(&mut self, made_again: bool) {
         if let Some(pack) = self.packs.last_mut() {
-            pack.made_again = made_again;
+            pack.outside_damaged = made_again;
         }
+    }
+
+    /// Takes note that a pack was found damaged outside of its frames.
+    pub fn mark_pack(&mut self, name: &ObjectName) {
+        self.packs.iter_mut().filter(|pack| pack.name == *name).for_each(|pack| pack.outside_damaged = true);
     }
 
     /// Whether anything of a pack is known to be damaged.
     pub fn is_damaged(&self, pack: u32) -> bool {
         let Some(indexed) = self.packs.get(pack as usize) else { return false };
         let frames = self.frames.get(indexed.first_frame as usize..).unwrap_or_default();
-        indexed.made_again || frames.iter().take_while(|f| f.pack == pack).any(IndexedFrame::is_bad)
+        indexed.outside_damaged || frames.iter().take_while(|f| f.pack == pack).any(IndexedFrame::is_bad)
     }
 
     fn push(&mut self, id: BlobId, length: u32, frame: u32, position: u32) {

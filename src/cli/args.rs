@@ -1,6 +1,6 @@
 //! The words a person may type.
 
-use crate::cli::words::{keep, prune::Prune};
+use crate::cli::words::{keep, prune::Prune, repair::Repair};
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use std::{ffi::OsString, path::PathBuf};
 
@@ -72,6 +72,8 @@ pub enum Command {
     Restore(Restore),
     /// Look for damage, and say which files it touches
     Check(Check),
+    /// Mend what a check finds
+    Repair(Repair),
     /// Give back the room of what no snapshot needs
     Prune(Prune),
     /// Forget snapshots that no rule keeps, or that are named

@@ -18,7 +18,7 @@ use xsnap::{
     id::SnapshotId,
     repo::{
         keys::Password,
-        opening::{Access, Credentials},
+        opening::{Access, Credentials, Presence, probe},
         repository::Repository,
         snapshot::{Selection, Snapshot, choose},
         tree::Time,
@@ -157,6 +157,20 @@ impl Session<'_> {
             self.screen.note(&format!("snapshot object {name} is damaged in both places and left out: {why}{hint}"));
         }
         Ok(repository)
+    }
+
+    /// Opens a second repository for reading: with the password that was given if it is encrypted, else with none.
+    ///
+    /// # Errors
+    /// What `Repository::open` says.
+    pub fn open_plain_or_same(&self, storage: Arc<dyn Storage>) -> Result<Repository> {
+        let encrypted = probe(storage.as_ref())? == Presence::Repository { encrypted: true };
+        let ask_once = || Ok(Password::new(ask("Password of the other repository: ")?.into_bytes()));
+        let credentials = match self.given_password()? {
+            Some(password) if encrypted => Credentials::Given(password),
+            _ => Credentials::Ask(&ask_once),
+        };
+        Ok(Repository::open(storage, credentials, Access::Read)?)
     }
 
     /// The snapshot and the path that a word such as `latest:/etc` means.

@@ -30,7 +30,7 @@ use crate::{
 };
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -93,6 +93,10 @@ pub struct Report {
     pub snapshots: u64,
     /// Bytes of packs that were read.
     pub bytes_read: u64,
+    /// Packs of which anything is damaged.
+    pub damaged_packs: BTreeSet<ObjectName>,
+    /// Packs of which the medium could read nothing at all; another attempt may bring more.
+    pub unread_packs: BTreeSet<ObjectName>,
     /// Whether a pack vanished meanwhile, which only a prune from where no lock reaches can do: what was found may be
     /// out of date, and another check of a repository that is opened anew tells.
     pub vanished: bool,
@@ -212,6 +216,11 @@ fn check_packs(repository: &Repository, read: ReadData, progress: &dyn Progress,
     for (l, outcome) in listed.iter().zip(outcomes) {
         report.objects += 1;
         report.vanished |= outcome.vanished;
+        if outcome.unread.is_some() {
+            report.unread_packs.insert(l.name.clone());
+        } else if !outcome.findings.is_empty() {
+            report.damaged_packs.insert(l.name.clone());
+        }
         report.packs_read += u64::from(outcome.read_bytes > 0);
         report.bytes_read += outcome.read_bytes;
         if outcome.read_bytes > 0 {

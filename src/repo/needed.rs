@@ -86,7 +86,8 @@ pub fn walk(
         }
         let mut entries = listing(reader, &level.folder, level.stats.as_ref());
         while let Some(entry) = entries.next() {
-            let blobs = entries.take_blobs();
+            // A piece that cannot be read is needed as much as one that can.
+            entries.take_blobs().iter().try_for_each(|id| visitor.blob(id, Role::Tree))?;
             let (entry, stat) = match entry {
                 Ok(found) => found,
                 Err(e) if e.is_damage() => {
@@ -95,7 +96,6 @@ pub fn walk(
                 }
                 Err(e) => return Err(e),
             };
-            blobs.iter().try_for_each(|id| visitor.blob(id, Role::Tree))?;
             path.truncate(level.path_bytes);
             path.push(b'/');
             path.extend_from_slice(&entry.name);

@@ -111,10 +111,18 @@ pub fn delete(storage: &dyn Storage, folder: Folder, name: &ObjectName) -> Resul
     Ok(())
 }
 
-/// Completes every pair of a folder of which one file is whole and the other is missing, or is damaged and has another
-/// length: files of one length are taken to be whole, so that opening need not read them. A damaged file is removed and
-/// put again from the whole one, which stays where it is all the while. Durable on return. Returns the names of what was
-/// completed.
+/// How closely the files of pairs are looked at before they are completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Files of one length are taken to be whole, so that opening need not read them.
+    Lengths,
+    /// Every file is read.
+    Bytes,
+}
+
+/// Completes every pair of a folder of which one file is whole and the other is missing or damaged. A damaged file is
+/// removed and put again from the whole one, which stays where it is all the while. Durable on return. Returns the names
+/// of what was completed.
 ///
 /// # Errors
 /// A storage error.
@@ -124,9 +132,11 @@ pub fn complete(
     kind: Kind,
     repository: RepositoryId,
     pairs: &BTreeMap<ObjectName, Pair>,
+    care: Care,
 ) -> Result<Vec<ObjectName>> {
     let mut completed = Vec::new();
-    for (name, pair) in pairs.iter().filter(|(_, p)| p.primary_bytes != p.mirror_bytes) {
+    let looked_at = |p: &Pair| care == Care::Bytes || p.primary_bytes != p.mirror_bytes;
+    for (name, pair) in pairs.iter().filter(|(_, p)| looked_at(p)) {
         let read = |place: Folder, length_bytes: Option<u64>| {
             let read = length_bytes.map(|l| get_from(storage, place, kind, Some(repository), name, l));
             read.map(|read| read.map_err(|e| unreadable_as_damage(storage, e)))
@@ -142,7 +152,9 @@ pub fn complete(
             None => {}
             // What proves itself, though it is newer or does not belong here, may be dear to somebody; and what could
             // not be asked for may be whole.
-            Some(Err(Error::Damaged { .. })) if !envelope::is_proven(storage, place, name, length_bytes(place)) => {
+            Some(Err(Error::Damaged { .. } | Error::Newer { .. }))
+                if !envelope::is_proven(storage, place, name, length_bytes(place)) =>
+            {
                 match storage.delete(place, name) {
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     deleted => deleted.map_err(|e| Error::storage("delete", place.object(name), e))?,

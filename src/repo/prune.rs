@@ -11,7 +11,7 @@ use crate::{
         writer::{Stream, Writer},
     },
     error::{Error, Result},
-    id::BlobId,
+    id::{BlobId, ObjectName},
     progress::{Event, Progress},
     repo::{
         needed::{Role, Visitor, Walked, walk},
@@ -21,7 +21,7 @@ use crate::{
     storage::envelope::Kind,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -32,8 +32,10 @@ const ROUND_BYTES: u64 = 256 << 20;
 const MAX_NAMED: usize = 5;
 
 /// What a prune may do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PruneOptions {
+    /// Packs that a check has found damaged, beside those of which the catalogue knows it.
+    pub damaged: BTreeSet<ObjectName>,
     /// What of the packs may be written anew, and how much may stay unused.
     pub limits: SweepLimits,
     /// How many threads compress.
@@ -76,7 +78,9 @@ pub fn prune(repository: &Repository, options: &PruneOptions, progress: &dyn Pro
     if !repository.is_alone() {
         return Err(Error::Usage("a prune must be alone with the repository".into()));
     }
-    let index = Arc::new(repository.index()?);
+    let mut index = repository.index()?;
+    options.damaged.iter().for_each(|name| index.mark_pack(name));
+    let index = Arc::new(index);
     let reader = repository.reader(Arc::clone(&index));
     let chosen = choose_places(&reader, &needed(repository, &reader, progress)?)?;
     repository.mark_bad(&reader.take_bad_frames())?;

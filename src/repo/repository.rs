@@ -20,7 +20,7 @@ use crate::{
         init::{self, InitOptions},
         keys,
         opening::{Access, Credentials, find_config, listed, take_lock, unlock},
-        paired,
+        paired::{self, Care},
         snapshot::Snapshot,
         snapshots::{self, DamagedSnapshot, Snapshots},
         tables,
@@ -109,7 +109,9 @@ impl Repository {
             guard,
         };
         if access != Access::Read {
-            repository.tidy()?;
+            let storage = repository.target.storage.as_ref();
+            storage.sweep().map_err(|e| Error::storage("sweep", storage.location(), e))?;
+            repository.complete_pairs(Care::Lengths)?;
         }
         repository.catch_up_packs()?;
         repository.load_snapshots()?;
@@ -119,17 +121,21 @@ impl Repository {
         Ok(repository)
     }
 
-    /// Completes pairs and sweeps what killed writers left.
-    fn tidy(&self) -> Result<()> {
+    /// Completes the pairs of config, key slots and snapshots of which one file is missing or damaged, and returns the
+    /// names of what was completed. Durable on return.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn complete_pairs(&self, care: Care) -> Result<Vec<ObjectName>> {
         let (storage, id) = (self.target.storage.as_ref(), self.target.repository);
-        storage.sweep().map_err(|e| Error::storage("sweep", storage.location(), e))?;
         let is_config = |name: &ObjectName| config::generation_of(name).is_some();
         let pairs = paired::list(storage, Folder::Config, is_config)?;
-        paired::complete(storage, Folder::Config, Kind::Config, id, &pairs)?;
+        let mut completed = paired::complete(storage, Folder::Config, Kind::Config, id, &pairs, care)?;
         let pairs = paired::list(storage, Folder::Keys, keys::is_slot_name)?;
-        paired::complete(storage, Folder::Keys, Kind::Key, id, &pairs)?;
-        paired::complete(storage, Folder::Snapshots, Kind::Snapshot, id, &snapshots::pairs(&self.target)?)?;
-        Ok(())
+        completed.extend(paired::complete(storage, Folder::Keys, Kind::Key, id, &pairs, care)?);
+        let pairs = snapshots::pairs(&self.target)?;
+        completed.extend(paired::complete(storage, Folder::Snapshots, Kind::Snapshot, id, &pairs, care)?);
+        Ok(completed)
     }
 
     fn catalog(&self) -> MutexGuard<'_, Catalog> {
@@ -315,6 +321,26 @@ impl Repository {
         snapshots::put(&self.target, &snapshot, Generation::FIRST)?;
         self.load_snapshots()?;
         Ok(snapshot)
+    }
+
+    /// Puts the record of a snapshot that can be read from neither of its files any more, above every generation of it that
+    /// has a file, and deletes those. Its place in the order of commits is behind the last snapshot that is not later. On
+    /// return it is there, durably, twice.
+    ///
+    /// # Errors
+    /// `Usage` where it can be read; `Newer`, and storage errors.
+    pub fn revive(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.clear.allow_writing(&self.config_object)?;
+        self.load_snapshots()?;
+        if self.snapshots.get(&snapshot.id).is_some() {
+            return Err(Error::Usage(format!("snapshot {} is there already", snapshot.id)));
+        }
+        let earlier = self.snapshots().iter().filter(|s| s.time <= snapshot.time).map(|s| s.commit);
+        let snapshot = Snapshot { commit: earlier.max().unwrap_or(0), ..snapshot.clone() };
+        snapshots::put(&self.target, &snapshot, self.snapshots.next_generation(&snapshot.id)?)?;
+        self.load_snapshots()?;
+        self.snapshots.delete_superseded(&self.target, &snapshot.id)?;
+        self.load_snapshots()
     }
 
     /// Changes what is recorded of a snapshot, never its id or its place in the order of commits: a new generation is

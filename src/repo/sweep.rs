@@ -40,6 +40,14 @@ pub struct SweepLimits {
     pub small_bytes: Option<u64>,
     /// No more than so many bytes are packed anew; the rest waits for the next time.
     pub max_repack_bytes: Option<u64>,
+    /// Only damaged packs are touched.
+    pub only_damaged: bool,
+}
+
+impl SweepLimits {
+    /// Only damaged packs: what is needed of them is packed anew, and they go.
+    pub const DAMAGED: Self =
+        Self { max_unused: MaxUnused::Unlimited, small_bytes: None, max_repack_bytes: None, only_damaged: true };
 }
 
 /// What becomes of one pack.
@@ -105,10 +113,11 @@ pub fn plan(index: &Index, chosen: &[bool], lengths: &HashMap<ObjectName, u64>, 
             *kept = true;
         }
     }
+    let may_go = |pack: &Swept| !limits.only_damaged || index.is_damaged(pack.pack);
     for pack in packs {
         if repack.contains(&pack.pack) {
             sweep.repack.push(pack);
-        } else if pack.used_bytes == 0 && !holds_bases.contains(&pack.pack) {
+        } else if may_go(&pack) && pack.used_bytes == 0 && !holds_bases.contains(&pack.pack) {
             let late = holds_bases_yet.contains(&pack.pack);
             (if late { &mut sweep.delete_late } else { &mut sweep.delete }).push(pack);
         } else {

@@ -52,6 +52,8 @@ mod pairs;
 
 mod prune;
 
+mod repair;
+
 mod policy;
 
 mod change_detection;

@@ -37,7 +37,13 @@ use xsnap::{
 
 /// Everything that is not needed goes.
 const ALL: PruneOptions = PruneOptions {
-    limits: SweepLimits { max_unused: MaxUnused::Bytes(0), small_bytes: None, max_repack_bytes: None },
+    limits: SweepLimits {
+        max_unused: MaxUnused::Bytes(0),
+        small_bytes: None,
+        max_repack_bytes: None,
+        only_damaged: false,
+    },
+    damaged: BTreeSet::new(),
     threads: 2,
     dry_run: false,
 };

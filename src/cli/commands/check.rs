@@ -82,13 +82,21 @@ fn word(severity: Severity) -> &'static str {
     }
 }
 
-fn show_finding(session: &Session<'_>, finding: &Finding) -> Result<()> {
+/// Shows what is not as it should be.
+///
+/// # Errors
+/// Those of writing.
+pub fn show_finding(session: &Session<'_>, finding: &Finding) -> Result<()> {
     let (object, why, severity) = (finding.object.as_str(), finding.why.as_str(), word(finding.severity));
     session.screen.alarm(&format!("{severity}: {}: {}", clean(object.as_bytes()), clean(why.as_bytes())))?;
     session.screen.object(&JsonFinding { message: "finding", severity, object, why })
 }
 
-fn show_touched(session: &Session<'_>, touched: &Touched) -> Result<()> {
+/// Shows a file that cannot be restored whole.
+///
+/// # Errors
+/// Those of writing.
+pub fn show_touched(session: &Session<'_>, touched: &Touched) -> Result<()> {
     let id = touched.snapshot.short();
     session.screen.alarm(&format!("touched: {id}:{}: {}", clean(&touched.path), clean(touched.why.as_bytes())))?;
     let (snapshot, path, why) = (touched.snapshot.to_string(), json_bytes(&touched.path), touched.why.as_str());
@@ -121,12 +129,13 @@ fn conclude(session: &Session<'_>, report: &Report, read: ReadData) -> Result<u8
     if report.touched.is_empty() {
         session
             .screen
-            .say("damage was found, and no file of any snapshot is touched by it: nothing needs to be done")?;
+            .say("damage was found, and no file of any snapshot is touched by it: `xsnap repair` clears it away")?;
     } else {
         let files = count(report.touched.len() as u64, "file");
         session.screen.say(&format!(
             "{files} of snapshots cannot be restored whole; all others can. If the files are still on the machine, \
-             `xsnap backup` of the same paths stores what is lost again, and these snapshots are whole again."
+             `xsnap backup` of the same paths stores what is lost again, and these snapshots are whole again. \
+             `xsnap repair` mends the rest."
         ))?;
     }
     Ok(1)

@@ -7,6 +7,7 @@ use crate::cli::{
 };
 use anyhow::Result;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use xsnap::repo::{
     opening::Access,
     prune::{PruneOptions, Pruned, prune as give_back},
@@ -35,9 +36,18 @@ pub fn prune(session: &Session<'_>, words: &Prune) -> Result<u8> {
 /// Gives back what no snapshot of an open repository needs.
 pub fn prune_in(session: &Session<'_>, repository: &Repository, limits: &Limits, dry_run: bool) -> Result<u8> {
     let small_bytes = limits.repack_small.then_some(repository.config().pack_bytes / 2);
-    let limits = SweepLimits { max_unused: limits.max_unused, small_bytes, max_repack_bytes: limits.max_repack_size };
+    let limits = SweepLimits {
+        max_unused: limits.max_unused,
+        small_bytes,
+        max_repack_bytes: limits.max_repack_size,
+        only_damaged: false,
+    };
     session.screen.begin("prune");
-    let pruned = give_back(repository, &PruneOptions { limits, threads: session.threads(), dry_run }, session.screen);
+    let pruned = give_back(
+        repository,
+        &PruneOptions { damaged: BTreeSet::new(), limits, threads: session.threads(), dry_run },
+        session.screen,
+    );
     session.screen.end();
     conclude(session, &pruned?, dry_run)
 }
