@@ -64,6 +64,8 @@ mod cli_keep;
 
 mod cli_reports;
 
+mod cli_repair;
+
 mod media;
 
 mod storage_contract;
