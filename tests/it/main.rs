@@ -42,6 +42,8 @@ mod meanwhile;
 
 mod readme;
 
+mod records;
+
 mod small_blobs;
 
 mod round_trip;
