@@ -161,6 +161,15 @@ pub mod archive {
     /// A restored tree compared with the snapshot.
     pub mod verify;
 
+    /// What differs between two states: added, removed, changed, renamed.
+    pub mod changes;
+
+    /// Two listings side by side, and two stored states.
+    pub mod compare;
+
+    /// Live files compared with a snapshot.
+    pub mod drift;
+
     /// A stored file as a stream, a stored folder as tar.
     pub mod dump;
 

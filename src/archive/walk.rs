@@ -464,7 +464,8 @@ fn advance(parent: &mut Peekable<Listing<'_>>, name: &[u8]) -> Option<(Entry, St
     }
 }
 
-fn is_cache_tag(folder: BorrowedFd<'_>) -> bool {
+/// Whether an open folder holds a tag that marks it as a cache.
+pub fn is_cache_tag(folder: BorrowedFd<'_>) -> bool {
     let mut start = vec![0; CACHE_TAG_START.len()];
     let read =
         open_file(folder, CACHE_TAG_NAME.as_bytes()).and_then(|file| Ok(rustix::io::pread(file, &mut start, 0)?));

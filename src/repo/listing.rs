@@ -12,7 +12,7 @@ use crate::{
         tree::{Entry, Node, Stat, decode_piece, decode_stats},
     },
 };
-use std::{collections::HashSet, vec};
+use std::{collections::HashSet, sync::Arc, vec};
 
 /// The runs of a content, one after the other, however deep its lists are.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ pub struct Listing<'a> {
     open_stats: vec::IntoIter<Stat>,
     last: Vec<u8>,
     blobs: Vec<BlobId>,
+    without: Arc<HashSet<BlobId>>,
 }
 
 /// Walks the entries of a folder. `stats` is the parallel stream, if wanted.
@@ -130,10 +131,16 @@ pub fn listing<'a>(reader: &'a Reader, folder: &Content, stats: Option<&Content>
         open_stats: Vec::new().into_iter(),
         last: Vec::new(),
         blobs: Vec::new(),
+        without: Arc::default(),
     }
 }
 
 impl Listing<'_> {
+    /// The same walk, which steps over some pieces without opening them.
+    pub fn without(self, pieces: Arc<HashSet<BlobId>>) -> Self {
+        Self { without: pieces, ..self }
+    }
+
     /// Opens the next piece and the stats beside it. Stats that cannot be read, or do not fit, are done without.
     fn open_next(&mut self) -> Option<Result<()>> {
         let run = self.pieces.next()?;
@@ -142,6 +149,9 @@ impl Listing<'_> {
             let Run::Data { id, .. } = run else {
                 return Err(Error::damaged("a folder's list", "there is a hole in it"));
             };
+            if self.without.contains(&id) {
+                return Ok(());
+            }
             self.blobs.push(id);
             let object = format!("tree {id}");
             let entries = decode_piece(&self.pieces.reader.blob(&id)?, &object)?;

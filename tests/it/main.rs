@@ -14,6 +14,8 @@ mod bad_sectors;
 
 mod bitflips;
 
+mod compare;
+
 mod crash;
 
 mod damage;
