@@ -170,6 +170,9 @@ pub mod archive {
     /// Live files compared with a snapshot.
     pub mod drift;
 
+    /// Names looked for across snapshots, with the versions of each file.
+    pub mod versions;
+
     /// A stored file as a stream, a stored folder as tar.
     pub mod dump;
 

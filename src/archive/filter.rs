@@ -31,13 +31,26 @@ impl Patterns {
     /// # Errors
     /// `Usage` naming the pattern that is none.
     pub fn new<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Result<Self> {
+        Self::read(patterns, false)
+    }
+
+    /// Reads patterns that take capital and small letters for the same.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn ignoring_case<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Result<Self> {
+        Self::read(patterns, true)
+    }
+
+    fn read<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>, ignore_case: bool) -> Result<Self> {
         let (mut set, mut rules) = (GlobSetBuilder::new(), Vec::new());
         for pattern in patterns {
             let pattern = pattern.as_ref();
             let (negated, text) = pattern.strip_prefix('!').map_or((false, pattern), |rest| (true, rest));
             let (folders_only, text) = text.strip_suffix('/').map_or((false, text), |rest| (true, rest));
             let anchored = if text.starts_with('/') { text.to_owned() } else { format!("**/{text}") };
-            let glob = GlobBuilder::new(&anchored).literal_separator(true).backslash_escape(true).build();
+            let mut glob = GlobBuilder::new(&anchored);
+            let glob = glob.literal_separator(true).backslash_escape(true).case_insensitive(ignore_case).build();
             set.add(glob.map_err(|e| Error::Usage(format!("{pattern:?} is no pattern: {}", e.kind())))?);
             rules.push(Rule { negated, folders_only });
         }
