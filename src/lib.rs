@@ -112,6 +112,9 @@ pub mod repo {
 
     /// What nobody needs is given back.
     pub mod prune;
+
+    /// What the snapshots take, each alone and together.
+    pub mod usage;
 }
 
 /// Files of this machine into trees, trees into files; could serve any Linux host.
