@@ -12,6 +12,9 @@ mod cli {
 
         /// forget, tag, label, protect, unprotect.
         pub mod keep;
+
+        /// diff, find, stats.
+        pub mod compare;
     }
 
     /// The words a person may type.
@@ -45,6 +48,15 @@ mod cli {
 
         /// forget, tag, label, protect, unprotect.
         pub mod keep;
+
+        /// diff.
+        pub mod compare;
+
+        /// find.
+        pub mod find;
+
+        /// stats.
+        pub mod stats;
     }
 }
 
@@ -90,6 +102,9 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Label(words) => commands::keep::label(&session, words),
         Command::Protect(words) => commands::keep::protect(&session, words),
         Command::Unprotect(words) => commands::keep::unprotect(&session, words),
+        Command::Diff(words) => commands::compare::diff(&session, words),
+        Command::Find(words) => commands::find::find(&session, words),
+        Command::Stats(words) => commands::stats::stats(&session, words),
     }
 }
 

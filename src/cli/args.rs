@@ -1,6 +1,11 @@
 //! The words a person may type.
 
-use crate::cli::words::{keep, prune::Prune, repair::Repair};
+use crate::cli::words::{
+    compare::{Diff, Find, Stats},
+    keep,
+    prune::Prune,
+    repair::Repair,
+};
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use std::{ffi::OsString, path::PathBuf};
 
@@ -72,6 +77,12 @@ pub enum Command {
     Restore(Restore),
     /// Look for damage, and say which files it touches
     Check(Check),
+    /// Say what differs between two snapshots, or between one and this machine
+    Diff(Diff),
+    /// Look for names in many snapshots, and show the versions of each file
+    Find(Find),
+    /// Say what the snapshots take, each alone and together
+    Stats(Stats),
     /// Mend what a check finds
     Repair(Repair),
     /// Give back the room of what no snapshot needs

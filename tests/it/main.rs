@@ -70,6 +70,8 @@ mod cli_reports;
 
 mod cli_repair;
 
+mod cli_compare;
+
 mod shelf_figures;
 
 mod media;

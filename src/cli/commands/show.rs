@@ -20,7 +20,7 @@ use xsnap::{
         listing::{Listing, find, listing},
         opening::Access,
         snapshot::Snapshot,
-        tree::{Entry, Node},
+        tree::{Entry, Node, Owner},
     },
 };
 
@@ -156,7 +156,8 @@ struct JsonEntry {
     xattrs: Vec<(JsonBytes, JsonBytes)>,
 }
 
-fn kind(node: &Node) -> (&'static str, char) {
+/// The word and the letter for what an entry is.
+pub fn kind(node: &Node) -> (&'static str, char) {
     match node {
         Node::File { .. } => ("file", '-'),
         Node::Folder { .. } => ("folder", 'd'),
@@ -231,8 +232,14 @@ fn show_entry(session: &Session<'_>, words: &Ls, path: &[u8], entry: &Entry) -> 
     ))
 }
 
+/// User and group, by name where they have one.
+pub fn owner_text(owner: &Owner) -> String {
+    let name = |name: &[u8], id: u32| if name.is_empty() { id.to_string() } else { clean(name) };
+    format!("{}:{}", name(&owner.user, owner.uid), name(&owner.group, owner.gid))
+}
+
 /// A mode as `ls -l` writes it.
-fn mode_text(kind: char, mode: u32) -> String {
+pub fn mode_text(kind: char, mode: u32) -> String {
     let mut text = String::from(kind);
     for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
         let bits = mode >> shift;

@@ -1,0 +1,191 @@
+//! find.
+
+use crate::cli::{
+    commands::{
+        compare::{JsonState, json_state, size_of},
+        show::{kind, mode_text, owner_text},
+    },
+    render::{JsonBytes, clean, count, json_bytes, size},
+    session::{Session, selection, time_text},
+    words::compare::Find,
+};
+use anyhow::Result;
+use serde::Serialize;
+use xsnap::{
+    archive::{
+        filter::Patterns,
+        versions::{Found, Version, Versions, Wanted, versions},
+    },
+    repo::{
+        opening::Access,
+        repository::Repository,
+        snapshot::{Selection, Snapshot, choose},
+        tree::{Entry, Node},
+    },
+};
+
+/// The snapshots that ids and a selection choose: those named, else all that are selected.
+pub fn chosen<'r>(repository: &'r Repository, named: &[String], selection: &Selection) -> Result<Vec<&'r Snapshot>> {
+    let all = repository.snapshots();
+    if named.is_empty() {
+        return Ok(all.iter().filter(|snapshot| selection.takes(snapshot)).collect());
+    }
+    let mut found = Vec::new();
+    for word in named {
+        found.push(choose(all, word, selection)?.snapshot);
+    }
+    found.sort_by_key(|snapshot| (snapshot.commit, snapshot.time, snapshot.id));
+    found.dedup_by_key(|snapshot| snapshot.id);
+    Ok(found)
+}
+
+#[derive(Serialize)]
+struct JsonVersion {
+    message: &'static str,
+    path: JsonBytes,
+    #[serde(flatten)]
+    state: JsonState,
+    content: Option<String>,
+    count: u64,
+    first: String,
+    first_time: String,
+    last: String,
+    last_time: String,
+    hosts: Vec<JsonBytes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshots: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+struct JsonFind {
+    message: &'static str,
+    paths: usize,
+    versions: usize,
+    snapshots: usize,
+    problems: u64,
+}
+
+/// Looks for names in many snapshots.
+pub fn find(session: &Session<'_>, words: &Find) -> Result<u8> {
+    let patterns =
+        if words.ignore_case { Patterns::ignoring_case(&words.patterns)? } else { Patterns::new(&words.patterns)? };
+    let repository = session.open(Access::Read)?;
+    let snapshots = chosen(&repository, &words.snapshot, &selection(&words.choice))?;
+    let reader = repository.tree_reader()?;
+    session.screen.begin("look");
+    let found = versions(&reader, &snapshots, &Wanted { patterns: &patterns, by_metadata: words.long }, session.screen);
+    session.screen.end();
+    let all = found?;
+    for found in &all.found {
+        show_found(session, words, &all, found)?;
+    }
+    let (paths, versions) = (all.found.len(), all.found.iter().map(|found| found.versions.len()).sum());
+    let problems = session.screen.problems();
+    session.screen.object(&JsonFind { message: "find", paths, versions, snapshots: snapshots.len(), problems })?;
+    let searched = count(snapshots.len() as u64, "snapshot");
+    session.screen.say(&match paths {
+        0 => format!("nothing of that name in {searched}"),
+        _ => format!("{}, {} in {searched}", count(paths as u64, "path"), count(versions as u64, "version")),
+    })?;
+    Ok(if problems == 0 { 0 } else { 3 })
+}
+
+fn show_found(session: &Session<'_>, words: &Find, all: &Versions<'_>, found: &Found) -> Result<()> {
+    if !session.screen.is_json() {
+        session.screen.line(&clean(&found.path))?;
+    }
+    for version in &found.versions {
+        let Some(holders) = Holders::of(all, version) else { continue };
+        if session.screen.is_json() {
+            let snapshots = words.long.then(|| all.snapshots_of(version).map(|s| s.id.to_string()).collect());
+            session.screen.object(&json_version(found, version, &holders, snapshots))?;
+        } else {
+            session.screen.line(&version_line(words, version, &holders))?;
+        }
+    }
+    Ok(())
+}
+
+/// Who has a version.
+struct Holders<'a> {
+    count: u64,
+    first: &'a Snapshot,
+    last: &'a Snapshot,
+    hosts: Vec<&'a [u8]>,
+}
+
+impl<'a> Holders<'a> {
+    fn of(all: &Versions<'a>, version: &Version) -> Option<Self> {
+        let any = all.snapshots_of(version).next()?;
+        let mut holders = Self { count: 0, first: any, last: any, hosts: Vec::new() };
+        // Those of one machine come one after the other.
+        for snapshot in all.snapshots_of(version) {
+            holders.count += 1;
+            if snapshot.commit < holders.first.commit {
+                holders.first = snapshot;
+            }
+            if snapshot.commit > holders.last.commit {
+                holders.last = snapshot;
+            }
+            if holders.hosts.last() != Some(&snapshot.host.as_slice()) {
+                holders.hosts.push(&snapshot.host);
+            }
+        }
+        Some(holders)
+    }
+}
+
+fn content_key(entry: &Entry) -> Option<String> {
+    match &entry.node {
+        Node::File { content, .. } => Some(content.key().to_hex().to_string()),
+        _ => None,
+    }
+}
+
+fn json_version(
+    found: &Found,
+    version: &Version,
+    holders: &Holders<'_>,
+    snapshots: Option<Vec<String>>,
+) -> JsonVersion {
+    let time = |s: &Snapshot| {
+        let stamp = jiff::Timestamp::new(s.time.seconds, i32::try_from(s.time.nanoseconds).unwrap_or_default());
+        stamp.map(|t| t.to_string()).unwrap_or_default()
+    };
+    JsonVersion {
+        message: "version",
+        path: json_bytes(&found.path),
+        state: json_state(&version.entry),
+        content: content_key(&version.entry),
+        count: holders.count,
+        first: holders.first.id.to_string(),
+        first_time: time(holders.first),
+        last: holders.last.id.to_string(),
+        last_time: time(holders.last),
+        hosts: holders.hosts.iter().map(|host| json_bytes(host)).collect(),
+        snapshots,
+    }
+}
+
+fn version_line(words: &Find, version: &Version, holders: &Holders<'_>) -> String {
+    let entry = &version.entry;
+    let what = size_of(entry).map_or_else(|| kind(&entry.node).0.into(), size);
+    let detail = match (&entry.node, words.long) {
+        (Node::Symlink { target }, _) => format!("  -> {}", clean(target)),
+        (Node::File { .. }, true) => format!("  {:.16}", content_key(entry).unwrap_or_default()),
+        _ => String::new(),
+    };
+    let metadata = if words.long {
+        format!("{} {}  ", mode_text(kind(&entry.node).1, entry.metadata.mode), owner_text(&entry.metadata.owner))
+    } else {
+        String::new()
+    };
+    let one = |s: &Snapshot| format!("{} of {}", s.id.short(), time_text(s.time));
+    let span = match holders.count {
+        1 => one(holders.first),
+        _ => format!("{} to {}", one(holders.first), one(holders.last)),
+    };
+    let hosts: Vec<String> = holders.hosts.iter().map(|host| clean(host)).collect();
+    let (mtime, many) = (time_text(entry.metadata.mtime), count(holders.count, "snapshot"));
+    format!("  {metadata}{what:>10}  {mtime}{detail}  in {many} of {}: {span}", hosts.join(", "))
+}
