@@ -1,13 +1,14 @@
 //! What `diff`, `find` and `stats` promise to people and to scripts: words, lines, objects and exit codes.
 
 use crate::support::{
-    program::{Ran, run},
+    program::{Ran, finish, run},
     store::place,
 };
 use std::{
     fs,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// A folder that was backed up twice, with changes between.
@@ -266,4 +267,40 @@ fn no_name_speaks_to_the_terminal_and_each_is_exact_for_programs() {
     assert!(!ran.text().contains('\x1b') && signs(&ran).len() == 2, "{}", ran.text());
     let json = run(&repo, ["diff", "latest", "--live", "--json"]).expect(0).json();
     assert!(json.iter().any(|object| object["path"]["hex"].is_string()));
+}
+
+#[test]
+fn what_cannot_be_read_is_neither_here_nor_there() {
+    let (_place, path) = place();
+    let [repo, source, program] = ["repository", "source", "xsnap"].map(|name| path.join(name));
+    fs::create_dir_all(source.join("closed")).unwrap();
+    for name in ["secret", "open", "closed/inner"] {
+        fs::write(source.join(name), "before").unwrap();
+    }
+    backup(&repo, &source, &[]);
+    for name in ["secret", "open", "closed/inner"] {
+        fs::write(source.join(name), "after it").unwrap();
+    }
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    fs::write(source.join("secret"), "AFTER!").unwrap();
+    mode(&source.join("secret"), 0);
+    mode(&source.join("closed"), 0);
+    // Root may read everything, and so somebody else looks, with a copy of the program in a place open to all.
+    fs::copy(env!("CARGO_BIN_EXE_xsnap"), &program).unwrap();
+    mode(&path, 0o755);
+    let mut command = Command::new(&program);
+    command.env_clear().arg("--repo").arg(&repo).args(["diff", "latest", "--live"]);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let ran = finish(&mut command);
+    mode(&source.join("closed"), 0o700);
+    let ran = ran.expect(3);
+    assert_eq!(
+        signs(&ran),
+        [format!("M  {}", source.join("closed").display()), format!("C  {}", source.join("open").display())]
+    );
+    for told in [format!("cannot read {}", source.join("secret").display()), "cannot open".into()] {
+        assert!(ran.complaint().contains(&told), "{told} in {}", ran.complaint());
+    }
 }
