@@ -510,3 +510,42 @@ fn what_both_have_is_neither_walked_nor_read() {
         assert!(steps.take() == 0 && faulty.count_of(Verb::Read) == 0);
     }
 }
+
+/// Counts the bytes that are read.
+#[derive(Default)]
+struct BytesRead(AtomicU64);
+
+impl Progress for BytesRead {
+    fn tell(&self, event: Event<'_>) {
+        if let Event::Done { bytes, .. } = event {
+            self.0.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn files_that_show_no_change_are_not_read_unless_nothing_is_trusted() {
+    let (_place, path) = place();
+    let source = path.join("source");
+    fs::create_dir(&source).unwrap();
+    for name in ["one", "two", "three"] {
+        fs::write(source.join(name), name.repeat(1000)).unwrap();
+    }
+    // Longer than the coarsest grain of a file system's clock, so that times are trusted.
+    std::thread::sleep(std::time::Duration::from_millis(3_200));
+    let store = Store::init(path.join("repository"), None);
+    let first = store.backup(&source);
+    let read = |read_all| {
+        let bytes = BytesRead::default();
+        let comparison = drifted(&store, &first, b"", read_all, &bytes);
+        (comparison.differences.len(), bytes.0.into_inner())
+    };
+    assert_eq!((read(false), read(true)), ((0, 0), (0, 11_000)));
+    // The length and the time of change are put back; only the inode tells.
+    let meta = fs::metadata(source.join("two")).unwrap();
+    fs::write(source.join("two"), "TWO".repeat(1000)).unwrap();
+    fs::File::options().write(true).open(source.join("two")).unwrap().set_modified(meta.modified().unwrap()).unwrap();
+    assert_eq!(read(false), (1, 0), "it differs from its first byte on");
+    fs::set_permissions(source.join("three"), fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(read(false), (2, 5_000), "whatever has touched the inode makes the file be read");
+}
