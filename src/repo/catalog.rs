@@ -187,7 +187,10 @@ impl Catalog {
         let wanted = kind.map(word_for);
         let mut query = self.db.prepare("SELECT name FROM pack WHERE ?1 IS NULL OR kind = ?1 ORDER BY rowid")?;
         let names = query.query_map([wanted], |row| row.get::<_, String>(0))?;
-        names.filter_map(|name| name.map(|name| ObjectName::parse(&name)).transpose()).collect()
+        let names = names.filter_map(|name| name.map(|name| ObjectName::parse(&name)).transpose());
+        // In a damaged file a name that is to be there once may stand twice.
+        let mut seen = HashSet::new();
+        names.filter(|name| name.as_ref().map_or(true, |name| seen.insert(name.clone()))).collect()
     }
 
     /// A pack's row, if it has one that can be a row at all.

@@ -93,11 +93,15 @@ impl Repository {
     /// Kind and table of a pack, and whether the table had to be made again. One that does not prove itself is read anew
     /// from its pack.
     fn table(&self, name: &ObjectName) -> Result<Option<(Kind, Toc, bool)>> {
-        let Some(row) = self.with_catalog(|catalog| catalog.pack(name))? else { return Ok(None) };
-        if let Ok((toc, made_again)) = tables::open_row(self.target(), &row) {
-            return Ok(Some((row.kind, toc, made_again)));
+        let row = self.with_catalog(|catalog| catalog.pack(name))?;
+        if let Some((kind, (toc, made_again))) =
+            row.and_then(|row| Some((row.kind, tables::open_row(self.target(), &row).ok()?)))
+        {
+            return Ok(Some((kind, toc, made_again)));
         }
-        let row = tables::read_row(self.target(), name, row.length_bytes)?;
+        // A damaged catalogue can list what it does not find, or find another pack's row: only the medium knows.
+        let Some(length_bytes) = self.pack_lengths()?.get(name).copied() else { return Ok(None) };
+        let row = tables::read_row(self.target(), name, length_bytes)?;
         self.with_catalog(|catalog| catalog.put_pack(&row))?;
         let (toc, made_again) = tables::open_row(self.target(), &row)?;
         Ok(Some((row.kind, toc, made_again)))

@@ -151,17 +151,8 @@ impl Repository {
         match first {
             Ok(done) => Ok(done),
             Err(_) => {
-                let fresh = Catalog::in_memory(self.target.repository).map_err(catalog_failed)?;
-                // Losing marks costs another check; those that can still be read are kept.
-                for (pack, frames) in self.catalog().bad_frames().unwrap_or_default() {
-                    fresh.mark_bad(frames.into_iter().map(|frame| (&pack, frame))).map_err(catalog_failed)?;
-                }
-                *self.catalog() = fresh;
-                let on_medium = listed(self.target.storage.as_ref(), Folder::Packs)?;
-                let rows = tables::read_missing(&self.target, &HashMap::new(), &on_medium)?;
-                let catalog = self.catalog();
-                rows.iter().try_for_each(|row| catalog.put_pack(row)).map_err(catalog_failed)?;
-                work(&catalog).map_err(catalog_failed)
+                self.forget_catalogue()?;
+                work(&self.catalog()).map_err(catalog_failed)
             }
         }
     }
@@ -179,7 +170,26 @@ impl Repository {
         self.with_catalog(|catalog| {
             gone.iter().try_for_each(|name| catalog.drop_pack(name))?;
             rows.iter().try_for_each(|row| catalog.put_pack(row))
-        })
+        })?;
+        // What was put into a damaged file may not be found there.
+        let is_there =
+            |row: &PackRow, known: &HashMap<ObjectName, u64>| known.get(&row.name) == Some(&row.length_bytes);
+        let known = self.with_catalog(Catalog::pack_lengths)?;
+        if rows.iter().all(|row| is_there(row, &known)) { Ok(()) } else { self.forget_catalogue() }
+    }
+
+    /// Makes the catalogue again, in memory, from what lies on the medium.
+    fn forget_catalogue(&self) -> Result<()> {
+        let fresh = Catalog::in_memory(self.target.repository).map_err(catalog_failed)?;
+        // Losing marks costs another check; those that can still be read are kept.
+        for (pack, frames) in self.catalog().bad_frames().unwrap_or_default() {
+            fresh.mark_bad(frames.into_iter().map(|frame| (&pack, frame))).map_err(catalog_failed)?;
+        }
+        *self.catalog() = fresh;
+        let on_medium = listed(self.target.storage.as_ref(), Folder::Packs)?;
+        let rows = tables::read_missing(&self.target, &HashMap::new(), &on_medium)?;
+        let catalog = self.catalog();
+        rows.iter().try_for_each(|row| catalog.put_pack(row)).map_err(catalog_failed)
     }
 
     /// Loads the highest whole generation of every snapshot, and makes the catalogue's rows those of the medium.
