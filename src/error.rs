@@ -146,7 +146,7 @@ impl Error {
         let object = object.into();
         match Errno::from_io_error(&source) {
             Some(Errno::ROFS) => Self::MediumReadOnly { verb, object, source },
-            Some(Errno::NODEV | Errno::IO | Errno::NXIO | Errno::STALE) => Self::MediumGone { verb, object, source },
+            Some(errno) if says_gone(errno) => Self::MediumGone { verb, object, source },
             Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Self::MediumFull { verb, object, source },
             _ => Self::Storage { verb, object, source },
         }
@@ -186,6 +186,36 @@ impl Error {
     }
 }
 
+/// Whether an error says that the medium, the way to it, or the program that serves it is not there any more, or can
+/// no longer do its work. A disk says so in several ways once a write comes back from it, a share in others.
+fn says_gone(errno: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    const OF_DISKS: [Errno; 10] = [
+        Errno::IO,
+        Errno::NODEV,
+        Errno::NXIO,
+        Errno::NOMEDIUM,
+        Errno::MEDIUMTYPE,
+        Errno::REMOTEIO,
+        Errno::NODATA,
+        Errno::NOLINK,
+        Errno::BADMSG,
+        Errno::UCLEAN,
+    ];
+    const OF_SHARES_AND_SERVERS: [Errno; 9] = [
+        Errno::STALE,
+        Errno::NOTCONN,
+        Errno::SHUTDOWN,
+        Errno::TIMEDOUT,
+        Errno::CONNABORTED,
+        Errno::CONNREFUSED,
+        Errno::CONNRESET,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+    ];
+    OF_DISKS.contains(&errno) || OF_SHARES_AND_SERVERS.contains(&errno)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +223,10 @@ mod tests {
     #[test]
     fn a_vanished_and_a_full_medium_are_told_apart_from_other_failures() {
         let of = |errno: rustix::io::Errno| Error::storage("write", "packs/x", errno.into()).exit_code();
+        use rustix::io::Errno;
+        for gone in [Errno::NOTCONN, Errno::SHUTDOWN, Errno::REMOTEIO, Errno::NOMEDIUM, Errno::STALE, Errno::TIMEDOUT] {
+            assert!(matches!(Error::storage("write", "packs/x", gone.into()), Error::MediumGone { .. }), "{gone}");
+        }
         assert_eq!(of(rustix::io::Errno::NODEV), 13);
         assert_eq!(of(rustix::io::Errno::NOSPC), 13);
         assert_eq!(of(rustix::io::Errno::ACCESS), 1);

@@ -76,6 +76,8 @@ mod shelf_figures;
 
 mod media;
 
+mod gone;
+
 mod storage_contract;
 
 mod vectors;
@@ -123,5 +125,6 @@ mod support {
 
     pub mod mounted;
 
+    pub mod image;
     pub mod unlocked;
 }
