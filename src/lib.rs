@@ -20,6 +20,9 @@ pub mod storage {
     /// The outer bytes of every object.
     pub mod envelope;
 
+    /// What a file system is, how much room it has, and how to read past its cache.
+    pub mod filesystem;
+
     /// Objects as files below one directory.
     pub mod local;
 }

@@ -5,7 +5,10 @@
 
 use crate::{
     id::{ObjectName, random},
-    storage::object::{Folder, Guard, Listed, LockMode, Locking, Storage, Upload},
+    storage::{
+        filesystem,
+        object::{Folder, Guard, Listed, LockMode, Locking, Room, Storage, Upload},
+    },
 };
 use data_encoding::HEXLOWER;
 use rustix::{
@@ -15,7 +18,10 @@ use rustix::{
 use std::{
     fs::File,
     io::{self, Write},
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, MetadataExt},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -39,6 +45,7 @@ pub struct LocalStorage {
 #[derive(Debug, Default)]
 struct Promises {
     unsynced: AtomicBool,
+    renamed_in_two_steps: AtomicBool,
 }
 
 impl LocalStorage {
@@ -53,6 +60,23 @@ impl LocalStorage {
 
     fn path(&self, folder: Folder, name: &ObjectName) -> PathBuf {
         self.folder(folder).join(name.as_str())
+    }
+
+    fn read_once(
+        &self,
+        folder: Folder,
+        name: &ObjectName,
+        offset_bytes: u64,
+        length_bytes: usize,
+    ) -> io::Result<Vec<u8>> {
+        let file = File::open(self.path(folder, name))?;
+        let end = offset_bytes.checked_add(length_bytes as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
+        if file.metadata()?.len() < end {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut bytes = vec![0; length_bytes];
+        file.read_exact_at(&mut bytes, offset_bytes)?;
+        Ok(bytes)
     }
 }
 
@@ -98,14 +122,14 @@ impl Storage for LocalStorage {
     }
 
     fn read(&self, folder: Folder, name: &ObjectName, offset_bytes: u64, length_bytes: usize) -> io::Result<Vec<u8>> {
-        let file = File::open(self.path(folder, name))?;
-        let end = offset_bytes.checked_add(length_bytes as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
-        if file.metadata()?.len() < end {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match self.read_once(folder, name, offset_bytes, length_bytes) {
+            // On a share, another machine may have deleted what was just opened here: asked by name again, the answer
+            // is that it is not there.
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::STALE) => {
+                self.read_once(folder, name, offset_bytes, length_bytes)
+            }
+            read => read,
         }
-        let mut bytes = vec![0; length_bytes];
-        file.read_exact_at(&mut bytes, offset_bytes)?;
-        Ok(bytes)
     }
 
     fn list(&self, folder: Folder) -> io::Result<Vec<Listed>> {
@@ -169,6 +193,24 @@ impl Storage for LocalStorage {
         })
     }
 
+    fn uncache(&self, folder: Folder, name: &ObjectName) -> io::Result<()> {
+        let file = File::open(self.path(folder, name))?;
+        self.promises.sync(&file)?;
+        filesystem::uncache(&file)
+    }
+
+    fn room(&self) -> io::Result<Option<Room>> {
+        filesystem::room(&self.root)
+    }
+
+    fn kind_cannot_promise(&self) -> Vec<String> {
+        let mut words = filesystem::shortcomings(&self.root);
+        if self.promises.renamed_in_two_steps.load(Ordering::Relaxed) {
+            words.push("it cannot give a file its name only where that is free, in one step: names are drawn so that no two are the same".into());
+        }
+        words
+    }
+
     fn cannot_promise(&self) -> Vec<String> {
         let unsynced = self.promises.unsynced.load(Ordering::Relaxed);
         let words = "this file system cannot promise that what is written survives a power cut (it has no fsync)";
@@ -182,8 +224,19 @@ impl Storage for LocalStorage {
         let of_the_medium = |name: &str| {
             let name = name.to_ascii_lowercase();
             let left_by_repair = name.starts_with("fsck") && name.ends_with(".rec");
-            let known = ["lost+found", "system volume information", "$recycle.bin", "recycler"];
-            name.starts_with('.') || left_by_repair || known.contains(&name.as_str())
+            let found =
+                name.strip_prefix("found.").is_some_and(|n| n.len() == 3 && n.bytes().all(|b| b.is_ascii_digit()));
+            let known = [
+                "lost+found",
+                "lost.dir",
+                "system volume information",
+                "$recycle.bin",
+                "recycler",
+                "recycled",
+                "desktop.ini",
+                "thumbs.db",
+            ];
+            name.starts_with('.') || left_by_repair || found || known.contains(&name.as_str())
         };
         match std::fs::read_dir(&self.root) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -235,15 +288,47 @@ impl Upload for LocalUpload {
     fn finish(mut self: Box<Self>) -> io::Result<()> {
         self.promises.sync(&self.file)?;
         let Some(temporary) = &self.temporary else { return Ok(()) };
-        rename_to_new(temporary, &self.path)?;
+        self.publish(temporary)?;
         self.temporary = None;
         self.promises.sync_folder(&self.folder)
     }
 }
 
+impl LocalUpload {
+    /// Renames to the final name, which must not exist. Where the file system cannot do both in one step, existence is
+    /// asked first: names are drawn at random or chosen under a lock.
+    fn publish(&self, temporary: &Path) -> io::Result<()> {
+        match rustix::fs::renameat_with(rustix::fs::CWD, temporary, rustix::fs::CWD, &self.path, RenameFlags::NOREPLACE)
+        {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            renamed => return Ok(renamed?),
+        }
+        self.promises.renamed_in_two_steps.store(true, Ordering::Relaxed);
+        match self.path.symlink_metadata() {
+            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        match std::fs::rename(temporary, &self.path) {
+            // A server whose answer was lost is asked again, and then knows nothing of the old name.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.has_its_name() => Ok(()),
+            renamed => renamed,
+        }
+    }
+
+    /// Whether the final name leads to this very file.
+    fn has_its_name(&self) -> bool {
+        let own = self.file.metadata();
+        let named = self.path.symlink_metadata();
+        own.ok().zip(named.ok()).is_some_and(|(own, named)| (own.dev(), own.ino()) == (named.dev(), named.ino()))
+    }
+}
+
 impl Drop for LocalUpload {
     fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
+        let Some(temporary) = &self.temporary else { return };
+        // Where even removing takes room that is not there, the bytes go first. What stays is swept by the next writer.
+        if std::fs::remove_file(temporary).is_err() && self.file.set_len(0).is_ok() {
             let _ = std::fs::remove_file(temporary);
         }
     }
@@ -294,19 +379,5 @@ fn sweep_one(path: &Path) -> io::Result<bool> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         removed => removed.map(|()| true),
-    }
-}
-
-/// Renames to a name that must not exist. Where the file system cannot do both in one step, existence is asked first:
-/// names are drawn at random or chosen under a lock.
-fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            if to.symlink_metadata().is_ok() {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            std::fs::rename(from, to)
-        }
-        renamed => Ok(renamed?),
     }
 }

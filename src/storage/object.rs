@@ -52,6 +52,42 @@ pub struct Listed {
     pub length_bytes: u64,
 }
 
+/// How much room a medium has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What can still be written, in bytes.
+    pub free_bytes: u64,
+    /// What it holds altogether, in bytes.
+    pub total_bytes: u64,
+}
+
+/// How much of a medium is left free by those who add to it.
+///
+/// Deleting must always work, and so must the catalogue and a small repack: a file system with a journal or copies on
+/// write needs room even to delete, and SQLite keeps what it changes twice for a moment. That takes some megabytes,
+/// however large the medium is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reserve {
+    /// 32 MiB, or the hundredth part of a medium so small that this is less.
+    #[default]
+    Usual,
+    /// So many bytes; with 0, the medium is not even asked.
+    Bytes(u64),
+}
+
+impl Reserve {
+    /// The usual reserve of a medium that is not small, in bytes.
+    pub const USUAL_BYTES: u64 = 32 << 20;
+
+    /// How much is left free of a medium of this length, in bytes.
+    pub fn of(self, total_bytes: u64) -> u64 {
+        match self {
+            Self::Usual => Self::USUAL_BYTES.min(total_bytes / 100),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 /// How a lock is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
@@ -144,6 +180,29 @@ pub trait Storage: Send + Sync + Debug {
     /// Only what is neither "busy" nor "impossible".
     fn lock(&self, mode: LockMode) -> io::Result<Locking>;
 
+    /// Drops an object from the system's cache, so that the next read brings what is on the medium. What was written
+    /// is on the medium, as far as it can promise, when this returns. Where there is no cache, nothing is to be done.
+    ///
+    /// # Errors
+    /// `NotFound` without the object, else the medium's own error.
+    fn uncache(&self, folder: Folder, name: &ObjectName) -> io::Result<()> {
+        let _ = (folder, name);
+        Ok(())
+    }
+
+    /// How much room the medium has, if it knows.
+    ///
+    /// # Errors
+    /// The medium's own error.
+    fn room(&self) -> io::Result<Option<Room>> {
+        Ok(None)
+    }
+
+    /// What a medium of this kind cannot promise, in words for people who are about to rely on it.
+    fn kind_cannot_promise(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What this medium cannot promise, found out so far, in words for people.
     fn cannot_promise(&self) -> Vec<String> {
         Vec::new()
@@ -163,9 +222,11 @@ pub trait Storage: Send + Sync + Debug {
     }
 }
 
-/// Whether a read failed because the medium could not bring the bytes: a bad sector, or a medium that is gone.
+/// Whether a read failed because the medium could not bring the bytes: a bad sector, what the file system knows of a
+/// file being damaged, or a medium that is gone.
 pub fn is_unreadable(e: &io::Error) -> bool {
-    Errno::from_io_error(e) == Some(Errno::IO)
+    const UNREADABLE: [Errno; 5] = [Errno::IO, Errno::NODATA, Errno::REMOTEIO, Errno::BADMSG, Errno::UCLEAN];
+    Errno::from_io_error(e).is_some_and(|errno| UNREADABLE.contains(&errno))
 }
 
 /// Whether a failed call met bytes that cannot be read, on a medium that is still there: it can list its packs.

@@ -122,7 +122,8 @@ fn every_report_is_valid_json_where_json_is_wanted() {
         ran.json().iter().map(|object| object["message"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(kinds(&["list"], 10), ["error"]);
-    assert_eq!(kinds(&["init"], 0), ["init"]);
+    // What the file system cannot promise is said here, if there is anything: the tests may run in memory.
+    assert_eq!(kinds(&["init"], 0).iter().filter(|kind| *kind != "note").collect::<Vec<_>>(), ["init"]);
     assert_eq!(kinds(&["list"], 0), [""; 0]);
     assert_eq!(kinds(&["backup", source.to_str().unwrap()], 0), ["backup"]);
     assert_eq!(kinds(&["backup", source.to_str().unwrap(), "/no/such/path"], 3), ["problem", "note", "backup"]);

@@ -76,6 +76,8 @@ mod shelf_figures;
 
 mod media;
 
+mod media_sticks;
+
 mod gone;
 
 mod storage_contract;

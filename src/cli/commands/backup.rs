@@ -93,7 +93,7 @@ fn make(session: &Session<'_>, storage: Arc<dyn Storage>, options: InitOptions) 
     let how = if encrypted { "encrypted" } else { "NOT encrypted: whoever has it can read everything in it" };
     let place = clean(location.as_bytes());
     session.screen.say(&format!("made repository {} at {place}, {how}", repository.id()))?;
-    for note in repository.notes() {
+    for note in repository.notes().into_iter().chain(repository.storage().kind_cannot_promise()) {
         session.screen.note(&note);
     }
     session.screen.object(&JsonInit { message: "init", id: repository.id().to_string(), location, encrypted })?;

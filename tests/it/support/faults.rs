@@ -12,7 +12,7 @@ use std::{
 };
 use xsnap::{
     id::ObjectName,
-    storage::object::{Folder, Listed, LockMode, Locking, Storage, Upload},
+    storage::object::{Folder, Listed, LockMode, Locking, Room, Storage, Upload},
 };
 
 /// What was asked of a storage.
@@ -29,6 +29,7 @@ pub enum Verb {
     Sweep,
     Lock,
     HoldsForeign,
+    Uncache,
 }
 
 /// One call, as the log keeps it.
@@ -229,6 +230,14 @@ impl Storage for Faulty {
 
     fn lock(&self, mode: LockMode) -> io::Result<Locking> {
         self.call(call(Verb::Lock), || self.inner.lock(mode))
+    }
+
+    fn uncache(&self, folder: Folder, name: &ObjectName) -> io::Result<()> {
+        self.call(call_on(Verb::Uncache, folder, Some(name), 0), || self.inner.uncache(folder, name))
+    }
+
+    fn room(&self) -> io::Result<Option<Room>> {
+        self.inner.room()
     }
 
     fn cannot_promise(&self) -> Vec<String> {

@@ -3,6 +3,7 @@
 
 use super::plain;
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self},
     os::{
@@ -28,8 +29,10 @@ use xsnap::{
         config::Config,
         listing::find,
         opening::Access,
+        prune::{PruneOptions, Pruned, prune},
         repository::Repository,
         snapshot::Snapshot,
+        sweep::{MaxUnused, SweepLimits},
         tree::Entry,
     },
 };
@@ -239,6 +242,11 @@ impl Store {
         request
     }
 
+    /// Gives back what no snapshot needs, alone with the repository.
+    pub fn prune(&self, max_unused: MaxUnused) -> Pruned {
+        prune(&self.open(Access::Exclusive), &prune_options(max_unused), &Told::default()).unwrap()
+    }
+
     /// Proves every byte of the repository, and fails where anything is wrong with it.
     pub fn assert_whole(&self) {
         let repository = self.open(Access::Read);
@@ -257,6 +265,12 @@ impl Store {
 fn in_snapshot(path: &Path) -> &[u8] {
     let path = path.as_os_str().as_bytes();
     path.strip_suffix(b"/").unwrap_or(path)
+}
+
+/// What a prune asks for that may leave so much unused.
+pub fn prune_options(max_unused: MaxUnused) -> PruneOptions {
+    let limits = SweepLimits { max_unused, small_bytes: None, max_repack_bytes: None, only_damaged: false };
+    PruneOptions { damaged: BTreeSet::new(), limits, threads: 2, dry_run: false }
 }
 
 /// The bytes of all files below a folder.
