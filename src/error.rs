@@ -122,6 +122,14 @@ pub enum Error {
         /// Which repository.
         location: String,
     },
+    /// The medium took what was written, said so, and does not give it back.
+    #[error("the medium has not kept what was written to it: {object}: {why}")]
+    NotKept {
+        /// Which object.
+        object: String,
+        /// What came back.
+        why: String,
+    },
     /// What the caller asked for makes no sense.
     #[error("{0}")]
     Usage(String),

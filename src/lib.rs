@@ -118,6 +118,9 @@ pub mod repo {
 
     /// What the snapshots take, each alone and together.
     pub mod usage;
+
+    /// Proof that the medium has kept what was just written.
+    pub mod readback;
 }
 
 /// Files of this machine into trees, trees into files; could serve any Linux host.

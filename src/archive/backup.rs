@@ -23,13 +23,18 @@ use crate::{
         writer::{Added, Stream, Writer},
     },
     error::{Error, Result},
-    id::SnapshotId,
+    id::{Generation, SnapshotId},
     progress::{Event, Progress},
     repo::{
         content::{Content, Run, fold},
+        readback::{prove_packs, prove_pair},
         repository::Repository,
         snapshot::{Problem, Snapshot},
         tree::{Entry, Metadata, Node, Owner, Stat, Time},
+    },
+    storage::{
+        envelope::Kind,
+        object::{Folder, Reserve},
     },
 };
 use crossbeam_channel::{Receiver, bounded};
@@ -41,6 +46,15 @@ use std::{
 
 /// How often the files are gone through when damage is met on the way.
 const TRIES: u32 = 3;
+
+/// How the medium is treated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Caution {
+    /// Read back what was written, past the system's cache, before it counts.
+    pub verify: bool,
+    /// How much of the medium is left free.
+    pub reserve: Reserve,
+}
 
 /// What is backed up, and what is recorded with it.
 #[derive(Debug)]
@@ -69,6 +83,8 @@ pub struct Request {
     pub dry_run: bool,
     /// How many threads read, and how many compress.
     pub threads: usize,
+    /// How the medium is treated.
+    pub caution: Caution,
 }
 
 /// Makes a snapshot of live files. On return it is durable, unless this is a dry run.
@@ -76,8 +92,8 @@ pub struct Request {
 /// What cannot be read is reported, recorded in the snapshot and makes it incomplete; it is no error.
 ///
 /// # Errors
-/// Storage errors, `Interrupted`, `Usage` without any source that exists. What was packed until then is found and used
-/// by the next backup.
+/// Storage errors, `Interrupted`, `Usage` without any source that exists; `NotKept` where what was written is to be read
+/// back and comes back otherwise. What was packed until then is found and used by the next backup.
 pub fn backup(repository: &mut Repository, request: &Request, progress: &dyn Progress) -> Result<Snapshot> {
     let parent = parent_of(repository, request).cloned();
     if let Some(parent) = &parent {
@@ -89,9 +105,9 @@ pub fn backup(repository: &mut Repository, request: &Request, progress: &dyn Pro
         let index = Arc::new(repository.index()?);
         let reader = repository.reader(Arc::clone(&index));
         let chunker = repository.chunker();
-        let writer = repository.writer(index, request.threads, request.dry_run)?;
+        let writer = repository.writer_leaving(request.caution.reserve, index, request.threads, request.dry_run)?;
         let assembled = gather(request, &writer, &chunker, parent.as_ref().map(|p| (&reader, p)), progress);
-        let (assembled, added, found_damage) = settle(repository, &reader, writer, assembled)?;
+        let (assembled, added, found_damage) = settle(repository, &reader, writer, assembled, (request, progress))?;
         all_added += added;
         if !found_damage || attempt == TRIES {
             return commit(repository, request, parent.map(|p| p.id), assembled, all_added);
@@ -116,9 +132,9 @@ pub fn backup_stream(
     let index = Arc::new(repository.index()?);
     let reader = repository.reader(Arc::clone(&index));
     let chunker = repository.chunker();
-    let writer = repository.writer(index, request.threads, request.dry_run)?;
+    let writer = repository.writer_leaving(request.caution.reserve, index, request.threads, request.dry_run)?;
     let assembled = gather_stream(request, &writer, &chunker, (name, source), progress);
-    let (assembled, added, _) = settle(repository, &reader, writer, assembled)?;
+    let (assembled, added, _) = settle(repository, &reader, writer, assembled, (request, progress))?;
     // Whoever stopped this has stopped the other end of the pipe, too: its end is not the end of the stream.
     if progress.stop_wanted() {
         return Err(Error::Interrupted);
@@ -133,12 +149,13 @@ fn parent_of<'a>(repository: &'a Repository, request: &Request) -> Option<&'a Sn
 }
 
 /// Ends the writer whatever came of the gathering, so that nothing that was packed is lost, and marks what was found
-/// damaged.
+/// damaged. Where that is wanted, proves that what was written has arrived: no snapshot ever rests on what has not.
 fn settle(
     repository: &Repository,
     reader: &Reader,
     writer: Writer,
     assembled: Result<Assembled>,
+    (request, progress): (&Request, &dyn Progress),
 ) -> Result<(Assembled, Added, bool)> {
     let finished = writer.finish();
     let bad = reader.take_bad_frames();
@@ -148,7 +165,11 @@ fn settle(
         (finished, _) => finished?,
     };
     repository.catalogue_packs(&published)?;
-    Ok((assembled?, added, !bad.is_empty()))
+    let assembled = assembled?;
+    if request.caution.verify {
+        prove_packs(repository, &published, progress)?;
+    }
+    Ok((assembled, added, !bad.is_empty()))
 }
 
 fn commit(
@@ -179,7 +200,14 @@ fn commit(
         program: concat!("xsnap ", env!("CARGO_PKG_VERSION")).into(),
         extensions: Vec::new(),
     };
-    if request.dry_run { Ok(snapshot) } else { repository.put_snapshot(snapshot) }
+    if request.dry_run {
+        return Ok(snapshot);
+    }
+    let snapshot = repository.put_snapshot(snapshot)?;
+    if request.caution.verify {
+        prove_pair(repository, Folder::Snapshots, Kind::Snapshot, &snapshot.id.object(Generation::FIRST))?;
+    }
+    Ok(snapshot)
 }
 
 fn gather(

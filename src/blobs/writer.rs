@@ -15,12 +15,13 @@ use crate::{
     id::{BlobId, RepositoryId},
     storage::{
         envelope::Kind,
-        object::{Folder, Storage},
+        object::{Folder, Reserve, Storage},
     },
 };
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::{
     collections::HashSet,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -32,6 +33,8 @@ use std::{
 const TREE_FRAME_BYTES: usize = 256 << 10;
 /// How many compressed bytes of trees are held until a pack of them is written.
 const HELD_TREE_BYTES: usize = 16 << 20;
+/// How much is written at most until the medium is asked again how much room it has.
+const UNASKED_BYTES: u64 = 64 << 20;
 
 /// Which packs a blob goes into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct WriterOptions {
     pub threads: usize,
     /// Write nothing; only count what would be written.
     pub dry_run: bool,
+    /// How much of the medium is left free.
+    pub reserve: Reserve,
 }
 
 /// Where a writer puts what, and under which keys.
@@ -148,6 +153,7 @@ impl Writer {
             let packed = Packer {
                 target,
                 options,
+                allowed_bytes: 0,
                 data: None,
                 trees: Vec::new(),
                 held_bytes: 0,
@@ -271,6 +277,8 @@ struct Packer {
     target: Target,
     options: WriterOptions,
     would_store_bytes: u64,
+    /// How much may be written before the medium is asked again how much room it has.
+    allowed_bytes: u64,
     data: Option<PackBuilder>,
     trees: Vec<Packed>,
     held_bytes: usize,
@@ -300,7 +308,39 @@ impl Packer {
         PackBuilder::begin(self.target.storage.as_ref(), &self.target.secrets, self.target.repository, kind)
     }
 
+    /// Sees to it that the reserve stays free when so many bytes more are written. A pack under way is given up where
+    /// it does not: what it holds is freed.
+    fn make_sure_of_room(&mut self, bytes: usize) -> Result<()> {
+        let bytes = bytes as u64;
+        if self.options.reserve == Reserve::Bytes(0) {
+            return Ok(());
+        }
+        if bytes > self.allowed_bytes {
+            let storage = self.target.storage.as_ref();
+            let room = storage.room().map_err(|e| Error::storage("ask for the room on", storage.location(), e))?;
+            let Some(room) = room else {
+                self.allowed_bytes = u64::MAX;
+                return Ok(());
+            };
+            let reserve_bytes = self.options.reserve.of(room.total_bytes);
+            let spare_bytes = room.free_bytes.saturating_sub(reserve_bytes);
+            if bytes > spare_bytes {
+                let (free, kept) = (room.free_bytes >> 10, reserve_bytes >> 10);
+                let why = format!("{free} KiB are free, and {kept} KiB are kept free, so that deleting always works");
+                return Err(Error::MediumFull {
+                    verb: "write another pack to",
+                    object: storage.location(),
+                    source: io::Error::other(why),
+                });
+            }
+            self.allowed_bytes = spare_bytes.min(UNASKED_BYTES.max(bytes));
+        }
+        self.allowed_bytes -= bytes;
+        Ok(())
+    }
+
     fn add_data(&mut self, packed: Packed) -> Result<()> {
+        self.make_sure_of_room(packed.stored_bytes())?;
         let mut pack = match self.data.take() {
             Some(pack) => pack,
             None => self.begin(Kind::DataPack)?,
@@ -339,6 +379,7 @@ impl Packer {
                 self.done.push(pack.finish()?);
                 pack = self.begin(Kind::TreePack)?;
             }
+            self.make_sure_of_room(packed.stored_bytes())?;
             pack.append(packed)?;
         }
         self.done.push(pack.finish()?);

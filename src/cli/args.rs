@@ -3,7 +3,7 @@
 use crate::cli::words::{
     compare::{Diff, Find, Stats},
     keep,
-    prune::Prune,
+    prune::{Prune, parse_size},
     repair::Repair,
 };
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
@@ -156,6 +156,12 @@ pub struct Backup {
     /// Read every file, whatever its times say
     #[arg(long)]
     pub read_all: bool,
+    /// Read back what was written, past the system's cache, before the snapshot counts
+    #[arg(long, conflicts_with = "dry_run")]
+    pub verify: bool,
+    /// Leave so much of the medium free, so that deleting always works (default: 32M, or 1 % of a small medium)
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub reserve: Option<u64>,
     /// Go on although nothing is mounted where the repository is
     #[arg(long)]
     pub allow_unmounted: bool,

@@ -369,7 +369,12 @@ fn hint(error: &Error) -> Option<String> {
         Error::MediumReadOnly { .. } => {
             "Mount it for writing. If it was: Linux makes a file system read-only when it meets errors in it; check it first.".into()
         }
-        Error::MediumFull { .. } => "Snapshots made earlier are whole. Make room, or take another medium, and run it again.".into(),
+        Error::NotKept { .. } => {
+            "Do not rely on this medium: `xsnap medium test` tells whether it lies about its capacity. Take another one.".into()
+        }
+        Error::MediumFull { .. } => {
+            "Snapshots made earlier are whole. Make room (`xsnap forget`, then `xsnap prune`) or take another medium, and run it again.".into()
+        }
         Error::Damaged { .. } | Error::Missing { .. } => {
             "`xsnap check --read-data` tells what is damaged and which files it touches.".into()
         }

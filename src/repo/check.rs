@@ -172,12 +172,12 @@ fn check_pairs(repository: &Repository, progress: &dyn Progress, report: &mut Re
 
 /// What came of looking at one pack.
 #[derive(Default)]
-struct PackOutcome {
-    findings: Vec<Finding>,
-    bad: Vec<BadFrame>,
+pub(crate) struct PackOutcome {
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) bad: Vec<BadFrame>,
     read_bytes: u64,
     /// Nothing of it could be read.
-    unread: Option<Error>,
+    pub(crate) unread: Option<Error>,
     /// It is not there any more.
     vanished: bool,
 }
@@ -239,7 +239,7 @@ fn part_of(name: &ObjectName, of: u32) -> u32 {
 }
 
 /// The number of each pack's first frame among all frames of an index.
-fn first_frames(index: &Index) -> BTreeMap<ObjectName, u32> {
+pub(crate) fn first_frames(index: &Index) -> BTreeMap<ObjectName, u32> {
     index.packs().iter().map(|pack| (pack.name.clone(), pack.first_frame)).collect()
 }
 
@@ -256,7 +256,8 @@ fn frames_of<'a>(
     own.filter(|(_, (frame, ..))| frame.frame_bytes > 0).map(|(at, (_, _, number))| (at, number))
 }
 
-fn check_pack(
+/// Looks at the table of one pack, and where it is to be read, at every byte of it.
+pub(crate) fn check_pack(
     repository: &Repository,
     reader: &Reader,
     frames: &BTreeMap<ObjectName, u32>,

@@ -121,8 +121,8 @@ pub enum Care {
 }
 
 /// Completes every pair of a folder of which one file is whole and the other is missing or damaged. A damaged file is
-/// removed and put again from the whole one, which stays where it is all the while. Durable on return. Returns the names
-/// of what was completed.
+/// removed and put again from the whole one, which stays where it is all the while. Durable on return. Where only
+/// lengths are looked at, what there is no room for is left for the next time. Returns the names of what was completed.
 ///
 /// # Errors
 /// A storage error.
@@ -166,6 +166,8 @@ pub fn complete(
         match envelope::put(storage, place, &label, body) {
             // Another writer has completed it in the meantime.
             Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
+            // A full medium must be opened to make room on it: the next writing command has the room, or says so.
+            Err(Error::MediumFull { .. }) if care == Care::Lengths => continue,
             put => drop(put?),
         }
         completed.push(name.clone());

@@ -27,7 +27,7 @@ use crate::{
     },
     storage::{
         envelope::Kind,
-        object::{Folder, Guard, Storage},
+        object::{Folder, Guard, Reserve, Storage},
     },
 };
 use std::{
@@ -302,8 +302,17 @@ impl Repository {
     /// # Errors
     /// As `Writer::start`, and `Newer` where this version may not write.
     pub fn writer(&self, index: Arc<Index>, threads: usize, dry_run: bool) -> Result<Writer> {
+        self.writer_leaving(Reserve::Bytes(0), index, threads, dry_run)
+    }
+
+    /// As `writer`, and the writer leaves so much of the medium free: it ends with `MediumFull` before.
+    ///
+    /// # Errors
+    /// As `writer`.
+    pub fn writer_leaving(&self, reserve: Reserve, index: Arc<Index>, threads: usize, dry_run: bool) -> Result<Writer> {
         self.clear.allow_writing(&self.config_object)?;
-        let options = WriterOptions { level: self.config.level, pack_bytes: self.config.pack_bytes, threads, dry_run };
+        let (level, pack_bytes) = (self.config.level, self.config.pack_bytes);
+        let options = WriterOptions { level, pack_bytes, threads, dry_run, reserve };
         Writer::start(self.target.clone(), index, options)
     }
 

@@ -80,6 +80,10 @@ mod media_sticks;
 
 mod gone;
 
+mod full;
+
+mod readback;
+
 mod storage_contract;
 
 mod vectors;
@@ -92,6 +96,8 @@ mod support {
     pub mod faults;
 
     pub mod crash;
+
+    pub mod lying;
 
     pub mod node;
 

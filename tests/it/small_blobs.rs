@@ -10,7 +10,7 @@ use xsnap::{
         writer::{Stream, Target, Writer, WriterOptions},
     },
     id::RepositoryId,
-    storage::object::{Folder, Storage},
+    storage::object::{Folder, Reserve, Storage},
 };
 
 /// Puts so many numbers, each a blob of four bytes, and hands back how many blobs each pack got.
@@ -19,7 +19,7 @@ fn blobs_a_pack(stream: Stream, count: u32, probe: u32) -> Vec<usize> {
     let secrets = Arc::new(Secrets::plain());
     let target =
         Target { storage: Arc::clone(&storage), secrets: Arc::clone(&secrets), repository: RepositoryId([1; 16]) };
-    let options = WriterOptions { level: 1, pack_bytes: 1 << 30, threads: 1, dry_run: false };
+    let options = WriterOptions { level: 1, pack_bytes: 1 << 30, threads: 1, dry_run: false, reserve: Reserve::Usual };
     let writer = Writer::start(target, Arc::default(), options).unwrap();
     let mut filler = writer.filler(stream);
     for number in 0..count {

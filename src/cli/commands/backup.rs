@@ -15,7 +15,7 @@ use std::{
 };
 use xsnap::{
     archive::{
-        backup::{Request, backup as back_up, backup_stream},
+        backup::{Caution, Request, backup as back_up, backup_stream},
         filter::Patterns,
     },
     error::Error,
@@ -28,7 +28,10 @@ use xsnap::{
         snapshot::Snapshot,
         tree::Time,
     },
-    storage::{local::LocalStorage, object::Storage},
+    storage::{
+        local::LocalStorage,
+        object::{Reserve, Storage},
+    },
 };
 
 #[derive(Serialize)]
@@ -151,7 +154,7 @@ pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
     if words.stdin.is_some() && snapshot.counts.bytes == 0 {
         session.screen.note("the standard input was empty: the snapshot holds an empty file");
     }
-    report(session, &snapshot, words.dry_run)?;
+    report(session, &snapshot, words)?;
     Ok(if snapshot.complete { 0 } else { 3 })
 }
 
@@ -186,6 +189,7 @@ fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
         skip: Vec::new(),
         dry_run: words.dry_run,
         threads: session.threads(),
+        caution: Caution { verify: words.verify, reserve: words.reserve.map_or(Reserve::Usual, Reserve::Bytes) },
     })
 }
 
@@ -250,6 +254,8 @@ fn parse_time(text: &str) -> Result<Time> {
 struct JsonBackup {
     message: &'static str,
     dry_run: bool,
+    /// Everything that was written was read back and is right.
+    verified: bool,
     id: String,
     complete: bool,
     files: u64,
@@ -264,7 +270,8 @@ struct JsonBackup {
     sources: Vec<crate::cli::render::JsonBytes>,
 }
 
-fn report(session: &Session<'_>, snapshot: &Snapshot, dry_run: bool) -> Result<()> {
+fn report(session: &Session<'_>, snapshot: &Snapshot, words: &Backup) -> Result<()> {
+    let dry_run = words.dry_run;
     let c = &snapshot.counts;
     let (files, folders, others) = (count(c.files, "file"), count(c.folders, "folder"), count(c.others, "other"));
     let entries = format!("{files}, {folders}, {others}, {}", size(c.bytes));
@@ -277,7 +284,8 @@ fn report(session: &Session<'_>, snapshot: &Snapshot, dry_run: bool) -> Result<(
     );
     session.screen.say(&format!("{entries}\n{added}"))?;
     if !dry_run {
-        session.screen.say(&format!("snapshot {} is stored", snapshot.id.short()))?;
+        let proof = if words.verify { ", and everything written was read back and is right" } else { "" };
+        session.screen.say(&format!("snapshot {} is stored{proof}", snapshot.id.short()))?;
     }
     if !snapshot.complete {
         session.screen.note(&format!("it is incomplete: {}, recorded in the snapshot", count(c.problems, "problem")));
@@ -285,6 +293,7 @@ fn report(session: &Session<'_>, snapshot: &Snapshot, dry_run: bool) -> Result<(
     session.screen.object(&JsonBackup {
         message: "backup",
         dry_run,
+        verified: words.verify,
         id: snapshot.id.to_string(),
         complete: snapshot.complete,
         files: c.files,

@@ -8,7 +8,7 @@ use std::{
 };
 use xsnap::{
     archive::{
-        backup::Request,
+        backup::{Caution, Request},
         filter::Patterns,
         request::{Overwrite, RestoreRequest, Restored, Selected},
         restore,
@@ -69,6 +69,7 @@ pub fn request(sources: &[&Path]) -> Request {
         skip: Vec::new(),
         dry_run: false,
         threads: 2,
+        caution: Caution::default(),
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
 };
 use xsnap::{
     archive::{
-        backup,
+        backup::{self, Request},
         request::{RestoreRequest, Restored},
     },
     blobs::{chunker::ChunkSizes, reader::Reader},
@@ -118,7 +118,14 @@ pub fn init(storage: &Arc<dyn Storage>, password: Option<&str>) -> Result<Reposi
 
 /// Backs one folder up.
 pub fn backup(repository: &mut Repository, source: &Path) -> Result<Snapshot> {
-    backup::backup(repository, &plain::request(&[source]), &Silent)
+    backup_as(repository, source, |_| {})
+}
+
+/// Backs one folder up in the way that `shape` asks for.
+pub fn backup_as(repository: &mut Repository, source: &Path, shape: impl FnOnce(&mut Request)) -> Result<Snapshot> {
+    let mut request = plain::request(&[source]);
+    shape(&mut request);
+    backup::backup(repository, &request, &Silent)
 }
 
 /// What came of a restore: what was done, and every problem by the path in the snapshot.
