@@ -25,6 +25,9 @@ pub mod storage {
 
     /// Objects as files below one directory.
     pub mod local;
+
+    /// Whether a medium keeps as much as it says.
+    pub mod probe;
 }
 
 /// Bytes in, ids out; ids in, bytes out. No paths, no modes, no times.

@@ -15,6 +15,9 @@ mod cli {
 
         /// diff, find, stats.
         pub mod compare;
+
+        /// The words of medium.
+        pub mod medium;
     }
 
     /// The words a person may type.
@@ -57,6 +60,9 @@ mod cli {
 
         /// stats.
         pub mod stats;
+
+        /// medium.
+        pub mod medium;
     }
 }
 
@@ -105,6 +111,7 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Diff(words) => commands::compare::diff(&session, words),
         Command::Find(words) => commands::find::find(&session, words),
         Command::Stats(words) => commands::stats::stats(&session, words),
+        Command::Medium(words) => commands::medium::medium(&session, words),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::cli::words::{
     compare::{Diff, Find, Stats},
     keep,
+    medium::Medium,
     prune::{Prune, parse_size},
     repair::Repair,
 };
@@ -97,6 +98,9 @@ pub enum Command {
     Protect(keep::Protect),
     /// Let snapshots be forgotten again
     Unprotect(keep::Unprotect),
+    /// Find out what a stick or a disk is good for
+    #[command(subcommand)]
+    Medium(Medium),
 }
 
 #[derive(Debug, Group)]

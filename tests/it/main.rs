@@ -84,6 +84,8 @@ mod full;
 
 mod readback;
 
+mod medium;
+
 mod storage_contract;
 
 mod vectors;
