@@ -104,6 +104,9 @@ pub mod repo {
     /// The handle: make, open, read, write, commit.
     pub mod repository;
 
+    /// The key slots: listed, added, removed, exchanged.
+    pub mod keyring;
+
     /// Where everything lies, and packs that go.
     pub mod places;
 

@@ -18,6 +18,9 @@ mod cli {
 
         /// The words of medium.
         pub mod medium;
+
+        /// key.
+        pub mod key;
     }
 
     /// The words a person may type.
@@ -63,6 +66,9 @@ mod cli {
 
         /// medium.
         pub mod medium;
+
+        /// key.
+        pub mod key;
     }
 }
 
@@ -112,6 +118,7 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Find(words) => commands::find::find(&session, words),
         Command::Stats(words) => commands::stats::stats(&session, words),
         Command::Medium(words) => commands::medium::medium(&session, words),
+        Command::Key(words) => commands::key::key(&session, words),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::cli::words::{
     compare::{Diff, Find, Stats},
-    keep,
+    keep, key,
     medium::Medium,
     prune::{Prune, parse_size},
     repair::Repair,
@@ -101,6 +101,8 @@ pub enum Command {
     /// Find out what a stick or a disk is good for
     #[command(subcommand)]
     Medium(Medium),
+    /// List and change the passwords that open an encrypted repository
+    Key(key::Key),
 }
 
 #[derive(Debug, Group)]

@@ -108,12 +108,23 @@ impl Session<'_> {
         }
     }
 
+    /// The password, given or typed.
+    ///
+    /// # Errors
+    /// `PasswordNeeded` where it was not given and there is no terminal; as `given_password`.
+    pub fn password(&self) -> Result<Password> {
+        match self.given_password()? {
+            Some(password) => Ok(password),
+            None => Ok(Password::new(ask("Password: ")?.into_bytes())),
+        }
+    }
+
     /// Asks for a new password, twice.
     ///
     /// # Errors
     /// `PasswordNeeded` without a terminal; `Usage` where the two differ or are empty.
-    pub fn ask_new_password(&self) -> Result<Password> {
-        let mut first = ask("Password for the new repository: ")?;
+    pub fn ask_new_password(&self, prompt: &str) -> Result<Password> {
+        let mut first = ask(prompt)?;
         let mut second = ask("Once more: ")?;
         let same = first == second;
         second.zeroize();
@@ -138,10 +149,22 @@ impl Session<'_> {
     /// What `Repository::open` says.
     pub fn open_at(&self, storage: Arc<dyn Storage>, access: Access) -> Result<Repository> {
         let ask_once = || Ok(Password::new(ask("Password: ")?.into_bytes()));
-        let credentials = match self.given_password()? {
-            Some(password) => Credentials::Given(password),
-            None => Credentials::Ask(&ask_once),
-        };
+        match self.given_password()? {
+            Some(password) => self.open_with(storage, Credentials::Given(password), access),
+            None => self.open_with(storage, Credentials::Ask(&ask_once), access),
+        }
+    }
+
+    /// Opens a repository, and says what people should know of it.
+    ///
+    /// # Errors
+    /// What `Repository::open` says.
+    pub fn open_with(
+        &self,
+        storage: Arc<dyn Storage>,
+        credentials: Credentials<'_>,
+        access: Access,
+    ) -> Result<Repository> {
         let repository = Repository::open(storage, credentials, access)?;
         for note in repository.notes() {
             self.screen.note(&note);
@@ -273,7 +296,11 @@ pub fn password_of_file(path: &Path) -> Result<Password> {
     first_line(std::fs::File::open(path).with_context(|| format!("cannot open {what}"))?, &what)
 }
 
-fn password_of_command(command: &str) -> Result<Password> {
+/// The password that the first line is that a command prints.
+///
+/// # Errors
+/// Where it fails or prints none.
+pub fn password_of_command(command: &str) -> Result<Password> {
     let what = format!("password command {command:?}");
     let mut child = Process::new("sh")
         .arg("-c")

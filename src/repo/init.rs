@@ -79,7 +79,7 @@ fn write_first(storage: &dyn Storage, options: &InitOptions) -> Result<()> {
             };
             let secrets = keys::draw(identity)?;
             let name = keys::draw_name()?;
-            let body = keys::seal_slot(&secrets, password, options.cost, &name)?;
+            let body = keys::seal_slot(&secrets, password, options.cost, &name, None)?;
             paired::put(storage, Folder::Keys, &Label { kind: Kind::Key, repository, name }, &body)?;
             secrets
         }

@@ -9,6 +9,7 @@ use crate::{
     },
     error::{Error, Result},
     id::{ObjectName, SnapshotId, random},
+    repo::tree::Time,
 };
 use argon2::{Algorithm, Argon2, Params, Version};
 use bincode::{Decode, Encode};
@@ -16,6 +17,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// What the name of every key slot begins with; no base32 name does.
 const NAME_START: &str = "key-";
+/// The extension that holds a slot's note, sealed with the seal key.
+const NOTE_TAG: u32 = 1;
 
 /// A password as typed: any bytes. Forgotten when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -61,6 +64,17 @@ impl Cost {
             && (8 * self.lanes..=1 << 20).contains(&self.memory_kib)
             && (1..=64).contains(&self.passes)
     }
+}
+
+/// What is known of a key slot's making. Whoever opens any slot can read it, and nobody else.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SlotNote {
+    /// When it was made, by the machine's clock.
+    pub time: Time,
+    /// Name of the machine that it was made on.
+    pub host: Vec<u8>,
+    /// A line for people.
+    pub label: String,
 }
 
 #[derive(Encode, Decode)]
@@ -109,18 +123,40 @@ pub fn is_slot_name(name: &ObjectName) -> bool {
     name.as_str().starts_with(NAME_START)
 }
 
+/// What people call a key slot: the first eight characters of what tells its name from those of the others.
+pub fn short_slot_name(name: &ObjectName) -> String {
+    let own = name.as_str().strip_prefix(NAME_START).unwrap_or(name.as_str());
+    own.chars().take(SnapshotId::SHORT_CHARS).collect()
+}
+
+/// Whether a word means the key slot of this name: it is the name, or begins as the name or the part after `key-` does.
+pub fn names_slot(word: &str, name: &ObjectName) -> bool {
+    let word = word.to_lowercase();
+    let own = name.as_str().strip_prefix(NAME_START).unwrap_or(name.as_str());
+    let start = word.strip_prefix(NAME_START).unwrap_or(&word);
+    !start.is_empty() && own.starts_with(start)
+}
+
 /// The body of the key slot of this name, which opens with this password.
 ///
 /// # Errors
 /// `File` when the system has no randomness; `Usage` when argon2 refuses the password or there is no key to keep.
-pub fn seal_slot(secrets: &Secrets, password: &Password, cost: Cost, name: &ObjectName) -> Result<Vec<u8>> {
+pub fn seal_slot(
+    secrets: &Secrets,
+    password: &Password,
+    cost: Cost,
+    name: &ObjectName,
+    note: Option<&SlotNote>,
+) -> Result<Vec<u8>> {
     let seal = secrets.seal_key().ok_or_else(|| Error::Usage("an unencrypted repository has no keys".into()))?;
     let salt = random().map_err(|e| Error::file("read", "the system's random source", e))?;
     let key = slot_key(password, cost, &salt)?;
     let keys = SlotKeys { seal, identity: secrets.identity() };
     let bytes = Zeroizing::new(codec::encode(&keys));
     let sealed = Secrets::sealed(None, *key).seal_body(name, &[], &bytes)?;
-    Ok(codec::encode(&StoredSlot { cost, salt, sealed, extensions: Vec::new() }))
+    let note = note.map(|note| secrets.seal_body(name, &[], &codec::encode(note))).transpose()?;
+    let extensions = note.map(|sealed| (NOTE_TAG, sealed)).into_iter().collect();
+    Ok(codec::encode(&StoredSlot { cost, salt, sealed, extensions }))
 }
 
 /// The keys that a slot holds, or nothing where the password does not open it.
@@ -128,13 +164,34 @@ pub fn seal_slot(secrets: &Secrets, password: &Password, cost: Cost, name: &Obje
 /// # Errors
 /// `Damaged`, naming `object`.
 pub fn open_slot(body: &[u8], password: &Password, name: &ObjectName, object: &str) -> Result<Option<Secrets>> {
-    let slot: StoredSlot = codec::decode(body, object)?;
-    if !slot.cost.is_bearable() {
-        return Err(Error::damaged(object, "it asks for more work than any slot should"));
-    }
+    let slot = decode_slot(body, object)?;
     let key = slot_key(password, slot.cost, &slot.salt)?;
     let Some(bytes) = Secrets::sealed(None, *key).open_body(name, &[], &slot.sealed) else { return Ok(None) };
     let bytes = Zeroizing::new(bytes);
     let keys: SlotKeys = codec::decode(&bytes, object)?;
     Ok(Some(Secrets::sealed(keys.identity, keys.seal)))
+}
+
+/// What opening a slot costs, and its note. A note that is not there, or that these keys have not sealed, is none.
+///
+/// # Errors
+/// `Damaged`, naming `object`.
+pub fn describe_slot(
+    body: &[u8],
+    secrets: &Secrets,
+    name: &ObjectName,
+    object: &str,
+) -> Result<(Cost, Option<SlotNote>)> {
+    let slot = decode_slot(body, object)?;
+    let sealed = slot.extensions.iter().find(|(tag, _)| *tag == NOTE_TAG).map(|(_, sealed)| sealed);
+    let opened = sealed.and_then(|sealed| secrets.open_body(name, &[], sealed));
+    Ok((slot.cost, opened.and_then(|bytes| codec::decode(&bytes, object).ok())))
+}
+
+fn decode_slot(body: &[u8], object: &str) -> Result<StoredSlot> {
+    let slot: StoredSlot = codec::decode(body, object)?;
+    if !slot.cost.is_bearable() {
+        return Err(Error::damaged(object, "it asks for more work than any slot should"));
+    }
+    Ok(slot)
 }

@@ -73,7 +73,7 @@ impl Bench {
 const ERRNOS: [Errno; 3] = [Errno::IO, Errno::NOSPC, Errno::ROFS];
 
 /// Runs a command with a fault at every call that it makes, until no fault is met. Says how many there were.
-fn at_every_call(
+pub fn at_every_call(
     begin: &Memory,
     command: impl Fn(&Arc<dyn Storage>) -> Result<()>,
     after: impl Fn(&Memory, bool, &str),

@@ -36,6 +36,8 @@ mod golden;
 
 mod kept;
 
+mod keyring;
+
 mod layers;
 
 mod limits;
@@ -65,6 +67,8 @@ mod change_detection;
 mod cli;
 
 mod cli_keep;
+
+mod cli_keys;
 
 mod cli_reports;
 

@@ -57,7 +57,7 @@ pub fn init(session: &Session<'_>, words: &Init) -> Result<u8> {
     }
     let password = match given {
         Some(password) => Some(password),
-        None if words.encrypt => Some(session.ask_new_password()?),
+        None if words.encrypt => Some(session.ask_new_password("Password for the new repository: ")?),
         None => None,
     };
     make(session, storage, InitOptions { config, password, naming, cost: Cost::DEFAULT }).map(|_| 0)
@@ -234,7 +234,8 @@ fn absent(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(normal_path(whole.as_os_str().as_bytes()))
 }
 
-fn host_name() -> Vec<u8> {
+/// What this machine calls itself.
+pub fn host_name() -> Vec<u8> {
     rustix::system::uname().nodename().to_bytes().to_vec()
 }
 
