@@ -21,6 +21,9 @@ mod cli {
 
         /// key.
         pub mod key;
+
+        /// completions, man.
+        pub mod manual;
     }
 
     /// The words a person may type.
@@ -69,6 +72,9 @@ mod cli {
 
         /// key.
         pub mod key;
+
+        /// completions, man, and a word to newcomers.
+        pub mod manual;
     }
 }
 
@@ -83,6 +89,9 @@ use cli::{
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args_os().len() <= 1 {
+        return ExitCode::from(commands::manual::welcome());
+    }
     let args = Args::parse();
     let screen = Screen::new(&args.global);
     screen.catch_signals();
@@ -119,6 +128,8 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Stats(words) => commands::stats::stats(&session, words),
         Command::Medium(words) => commands::medium::medium(&session, words),
         Command::Key(words) => commands::key::key(&session, words),
+        Command::Completions(words) => commands::manual::completions(&session, words),
+        Command::Man(words) => commands::manual::man(&session, words),
     }
 }
 

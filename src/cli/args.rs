@@ -2,7 +2,7 @@
 
 use crate::cli::words::{
     compare::{Diff, Find, Stats},
-    keep, key,
+    keep, key, manual,
     medium::Medium,
     prune::{Prune, parse_size},
     repair::Repair,
@@ -103,9 +103,14 @@ pub enum Command {
     Medium(Medium),
     /// List and change the passwords that open an encrypted repository
     Key(key::Key),
+    /// Write what makes a shell complete these words
+    Completions(manual::Completions),
+    /// Write the manual pages
+    Man(manual::Man),
 }
 
 #[derive(Debug, Group)]
+#[command(after_help = INIT_EXAMPLES)]
 pub struct Init {
     /// Encrypt it; the password is asked for twice, or taken from where it was given
     #[arg(long)]
@@ -124,7 +129,14 @@ pub struct Init {
     pub allow_unmounted: bool,
 }
 
+const INIT_EXAMPLES: &str = "\
+Examples:
+  xsnap init --repo /media/usb
+  xsnap init --repo /media/usb --encrypt
+  xsnap init --repo /media/second --encrypt --like /media/usb";
+
 #[derive(Debug, Group)]
+#[command(after_help = BACKUP_EXAMPLES)]
 pub struct Backup {
     /// What is backed up
     #[arg(required_unless_present = "stdin", value_name = "PATH")]
@@ -145,7 +157,7 @@ pub struct Backup {
     #[arg(short, long, value_name = "WORD", value_delimiter = ',')]
     pub tag: Vec<String>,
     /// A line for people
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub label: String,
     /// The machine's name (default: what it calls itself)
     #[arg(long, value_name = "NAME")]
@@ -173,6 +185,13 @@ pub struct Backup {
     pub allow_unmounted: bool,
 }
 
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  xsnap backup --repo /media/usb /etc /root
+  xsnap backup --tag nightly --exclude '*.tmp' --exclude-caches -x / /boot
+  xsnap backup --dry-run /srv
+  pg_dumpall | xsnap backup --stdin database.sql";
+
 #[derive(Debug, Group)]
 pub struct Choice {
     /// Only snapshots of this machine
@@ -187,6 +206,7 @@ pub struct Choice {
 }
 
 #[derive(Debug, Group)]
+#[command(after_help = SNAPSHOTS_EXAMPLES)]
 pub struct List {
     #[command(flatten)]
     pub choice: Choice,
@@ -195,7 +215,14 @@ pub struct List {
     pub latest: Option<usize>,
 }
 
+const SNAPSHOTS_EXAMPLES: &str = "\
+Examples:
+  xsnap list
+  xsnap list --host mn1 --tag nightly --latest 1
+  xsnap list --json";
+
 #[derive(Debug, Group)]
+#[command(after_help = LS_EXAMPLES)]
 pub struct Ls {
     /// Snapshot, and a path in it: `latest`, `3k7f9q2m:/etc`
     #[arg(value_name = "SNAPSHOT[:PATH]")]
@@ -207,7 +234,14 @@ pub struct Ls {
     pub choice: Choice,
 }
 
+const LS_EXAMPLES: &str = "\
+Examples:
+  xsnap ls latest
+  xsnap ls -l 3k7f9q2m:/etc/ssl
+  xsnap ls latest:/etc --host mn1";
+
 #[derive(Debug, Group)]
+#[command(after_help = CAT_EXAMPLES)]
 pub struct Cat {
     /// Snapshot and file: `latest:/etc/hosts`
     #[arg(required = true, value_name = "SNAPSHOT:PATH")]
@@ -216,7 +250,13 @@ pub struct Cat {
     pub choice: Choice,
 }
 
+const CAT_EXAMPLES: &str = "\
+Examples:
+  xsnap cat latest:/etc/hosts
+  xsnap cat 3k7f9q2m:/etc/passwd 3k7f9q2m:/etc/group > accounts";
+
 #[derive(Debug, Group)]
+#[command(after_help = DUMP_EXAMPLES)]
 pub struct Dump {
     /// Snapshot, and a file or folder in it
     #[arg(value_name = "SNAPSHOT[:PATH]")]
@@ -224,6 +264,11 @@ pub struct Dump {
     #[command(flatten)]
     pub choice: Choice,
 }
+
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  xsnap dump latest:/etc > etc.tar
+  xsnap dump latest:/home | tar -xf - -C /tmp";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum OverwriteWord {
@@ -238,6 +283,7 @@ pub enum OverwriteWord {
 }
 
 #[derive(Debug, Group)]
+#[command(after_help = RESTORE_EXAMPLES)]
 pub struct Restore {
     /// Snapshot, and a file or folder in it: `latest`, `3k7f9q2m:/etc`
     #[arg(value_name = "SNAPSHOT[:PATH]")]
@@ -270,7 +316,15 @@ pub struct Restore {
     pub choice: Choice,
 }
 
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  xsnap restore latest
+  xsnap restore latest:/etc/ssl --target /tmp/ssl --verify
+  xsnap restore 3k7f9q2m --target / --dry-run
+  xsnap restore latest --target /mnt/new --include '*.conf'";
+
 #[derive(Debug, Group)]
+#[command(after_help = CHECK_EXAMPLES)]
 pub struct Check {
     /// Read and prove every byte, not only what refers to what
     #[arg(long)]
@@ -279,3 +333,9 @@ pub struct Check {
     #[arg(long, value_name = "PART", conflicts_with = "read_data")]
     pub read_data_subset: Option<String>,
 }
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  xsnap check
+  xsnap check --read-data
+  xsnap check --read-data-subset 1/10";

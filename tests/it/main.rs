@@ -70,6 +70,8 @@ mod cli_keep;
 
 mod cli_keys;
 
+mod cli_manual;
+
 mod cli_reports;
 
 mod cli_repair;

@@ -4,7 +4,7 @@ use clap::{Args as Group, Subcommand};
 use std::path::PathBuf;
 
 #[derive(Debug, Group)]
-#[command(after_help = KEY_EXAMPLES)]
+#[command(after_help = KEY_EXAMPLES, disable_help_subcommand = true)]
 pub struct Key {
     #[command(subcommand)]
     pub command: KeyCommand,
@@ -50,7 +50,7 @@ pub struct NewPassword {
     #[arg(long, value_name = "COMMAND", conflicts_with = "new_password_file")]
     pub new_password_command: Option<String>,
     /// A line for people, which `key list` shows
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub label: String,
 }
 
