@@ -4,6 +4,9 @@
 mod cli {
     /// The words of one group of commands each.
     pub mod words {
+        /// --host, --tag, --path: which snapshots.
+        pub mod choice;
+
         /// The words of prune.
         pub mod prune;
 

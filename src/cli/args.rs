@@ -1,6 +1,7 @@
 //! The words a person may type.
 
 use crate::cli::words::{
+    choice::Choice,
     compare::{Diff, Find, Stats},
     keep, key, manual,
     medium::Medium,
@@ -191,19 +192,6 @@ Examples:
   xsnap backup --tag nightly --exclude '*.tmp' --exclude-caches -x / /boot
   xsnap backup --dry-run /srv
   pg_dumpall | xsnap backup --stdin database.sql";
-
-#[derive(Debug, Group)]
-pub struct Choice {
-    /// Only snapshots of this machine
-    #[arg(long, value_name = "NAME")]
-    pub host: Option<OsString>,
-    /// Only snapshots with this word; with several, those that have all
-    #[arg(long, value_name = "WORD", value_delimiter = ',')]
-    pub tag: Vec<String>,
-    /// Only snapshots of this path, or of one above or below it
-    #[arg(long, value_name = "PATH")]
-    pub path: Vec<PathBuf>,
-}
 
 #[derive(Debug, Group)]
 #[command(after_help = SNAPSHOTS_EXAMPLES)]

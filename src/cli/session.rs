@@ -1,8 +1,9 @@
 //! From words to an open repository: where it is, whether a stick is mounted there, where the password comes from.
 
 use crate::cli::{
-    args::{Choice, Global},
+    args::Global,
     render::{Screen, clean},
+    words::choice::Choice,
 };
 use anyhow::{Context, Result, bail};
 use std::{

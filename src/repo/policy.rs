@@ -217,6 +217,8 @@ impl Calendar {
 pub enum Reason {
     /// It is protected.
     Protected,
+    /// A newer record of it is damaged, which may have protected it.
+    Doubtful,
     /// It is the latest commit of its group.
     Latest,
     /// It claims a time that is yet to come.
@@ -242,7 +244,7 @@ pub enum Reason {
 impl Reason {
     /// Whether a rule is the reason, rather than what holds for every policy.
     fn is_of_rule(&self) -> bool {
-        !matches!(self, Self::Protected | Self::Latest)
+        !matches!(self, Self::Protected | Self::Doubtful | Self::Latest)
     }
 }
 
@@ -250,6 +252,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Protected => f.write_str("protected"),
+            Self::Doubtful => f.write_str("a newer record of it is damaged, and may have protected it"),
             Self::Latest => f.write_str("latest"),
             Self::Ahead => f.write_str("its time is yet to come"),
             Self::Last(n) => write!(f, "last {n}"),
@@ -288,6 +291,11 @@ impl Group<'_> {
     pub fn is_emptied(&self) -> bool {
         self.judged.iter().any(|j| j.reasons.is_empty())
             && !self.judged.iter().any(|j| j.reasons.iter().any(Reason::is_of_rule))
+    }
+
+    /// Keeps those besides of which it is not known what was recorded last. They take no place of another.
+    pub fn keep_doubtful(&mut self, is_doubtful: impl Fn(&Snapshot) -> bool) {
+        self.judged.iter_mut().filter(|j| is_doubtful(j.snapshot)).for_each(|j| j.reasons.push(Reason::Doubtful));
     }
 }
 

@@ -235,6 +235,11 @@ impl Repository {
         self.snapshots.damaged()
     }
 
+    /// Whether a record of a snapshot is damaged that is newer than the one that counts. It may have protected it.
+    pub fn is_doubtful(&self, id: &SnapshotId) -> bool {
+        self.snapshots.is_doubtful(id)
+    }
+
     /// What people should know about this medium.
     pub fn notes(&self) -> Vec<String> {
         self.notes.iter().cloned().chain(self.target.storage.cannot_promise()).collect()
@@ -390,22 +395,38 @@ impl Repository {
         }
     }
 
-    /// Forgets snapshots: those whose objects are damaged, too. Their blobs stay until a prune. On return they are gone
-    /// durably.
+    /// Forgets snapshots that were named: those whose objects are damaged, too. Their blobs stay until a prune. On return
+    /// they are gone durably.
     ///
     /// # Errors
     /// `Usage` where one is protected and `NoSnapshot` where one is not there, with nothing forgotten; `Newer`; storage
     /// errors.
     pub fn forget(&mut self, ids: &[SnapshotId]) -> Result<()> {
+        self.forget_chosen(ids, &[])
+    }
+
+    /// As `forget`, and besides those that a policy has chosen. A policy forgets nothing of which a newer record is
+    /// damaged.
+    ///
+    /// # Errors
+    /// As `forget`, and `Usage` where a policy has chosen such a one, with nothing forgotten.
+    pub fn forget_chosen(&mut self, named: &[SnapshotId], by_policy: &[SnapshotId]) -> Result<()> {
         self.clear.allow_writing(&self.config_object)?;
         self.load_snapshots()?;
-        for id in ids {
+        let all = || named.iter().chain(by_policy);
+        for id in all() {
             if self.snapshots.get(id).is_some_and(|s| s.protected) {
                 return Err(Error::Usage(format!("snapshot {} is protected, and nothing was forgotten", id.short())));
             }
             self.snapshots.generations(id)?;
         }
-        ids.iter().try_for_each(|id| self.snapshots.forget(&self.target, id))?;
+        if let Some(id) = by_policy.iter().find(|id| self.is_doubtful(id)) {
+            let id = id.short();
+            let why =
+                format!("a newer record of snapshot {id} is damaged: only by its id is it forgotten; nothing was");
+            return Err(Error::Usage(why));
+        }
+        all().try_for_each(|id| self.snapshots.forget(&self.target, id))?;
         self.load_snapshots()
     }
 

@@ -128,6 +128,12 @@ impl Snapshots {
         self.list.iter().find(|s| s.id == *id)
     }
 
+    /// Whether a record of a snapshot is damaged that is newer than the one that counts: what was changed last is lost.
+    pub fn is_doubtful(&self, id: &SnapshotId) -> bool {
+        let is_of_it = |d: &DamagedSnapshot| SnapshotId::from_object(&d.name).is_some_and(|(of, _)| of == *id);
+        self.whole.contains_key(id) && self.damaged.iter().any(is_of_it)
+    }
+
     /// The number that the next commit gets.
     pub fn next_commit(&self) -> u64 {
         self.list.iter().map(|s| s.commit).max().unwrap_or(0).saturating_add(1)

@@ -51,6 +51,16 @@ fn words_that_make_no_sense_end_with_2_and_say_so() {
 }
 
 #[test]
+fn an_empty_tag_is_none() {
+    let scene = Scene::new();
+    scene.backup(&["--tag", ""]).expect(0);
+    scene.backup(&["--tag", "one,,two", "--tag", ""]).expect(0);
+    let listed = run(&scene.repo, ["list", "--json"]).expect(0).json();
+    let tags: Vec<String> = listed.iter().map(|snapshot| snapshot["tags"].to_string()).collect();
+    assert_eq!(tags, ["[]", r#"["one","two"]"#]);
+}
+
+#[test]
 fn help_lists_every_exit_code() {
     let help = finish(xsnap().arg("--help")).expect(0).text();
     for code in ["0", "1", "2", "3", "10", "11", "12", "13", "130"] {

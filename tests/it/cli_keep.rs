@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+use xsnap::{error::Error, repo::opening::Access};
 
 /// A repository with the nights of one machine, and a day's snapshot of another.
 struct Scene {
@@ -41,7 +42,8 @@ impl Scene {
     }
 
     fn snapshots(&self) -> Vec<Value> {
-        self.run(&["list", "--json"]).expect(0).json()
+        let listed = self.run(&["list", "--json"]).expect(0).json().into_iter();
+        listed.filter(|object| object["message"] == "snapshot").collect()
     }
 
     /// The labels of all snapshots, the oldest commit first.
@@ -239,6 +241,33 @@ fn a_snapshot_whose_object_is_lost_can_be_forgotten_by_its_whole_id() {
     assert_eq!(scene.objects(&id).len(), 0);
     assert!(scene.run(&["list"]).expect(0).err.is_empty());
     assert_eq!(scene.labels(), ["night 1", "night 3"]);
+}
+
+/// As a `protect` leaves it whose new record was damaged before the old one was deleted.
+#[test]
+fn a_snapshot_whose_newer_record_is_damaged_is_kept_by_every_policy_and_forgotten_by_its_id_only() {
+    let scene = Scene::nights(3);
+    let id = scene.id("night 1");
+    let old: Vec<(PathBuf, Vec<u8>)> =
+        scene.objects(&id).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    scene.run(&["protect", &id]).expect(0);
+    scene.objects(&id).iter().for_each(|file| fs::write(file, "nothing that proves itself").unwrap());
+    old.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+    fs::remove_file(scene.repo.join("index.sqlite")).unwrap();
+    let dry = scene.run(&["forget", "--keep-last", "1", "--dry-run", "--json"]).expect(0);
+    let reason = "a newer record of it is damaged, and may have protected it";
+    assert!(verdicts(&dry).contains(&("night 1".into(), true, vec![reason.into()])), "{}", dry.text());
+    scene.run(&["forget", "--keep-last", "1"]).expect(0);
+    assert_eq!(scene.labels(), ["night 1", "night 3"]);
+    scene.run(&["forget", "--host", "mn1", "--allow-forget-all"]).expect(0);
+    assert_eq!(scene.labels(), ["night 1"]);
+    let mut repository = Store::open_at(&scene.repo).open(Access::Write);
+    let chosen = [repository.snapshots()[0].id];
+    let refused = repository.forget_chosen(&[], &chosen).unwrap_err();
+    assert!(matches!(&refused, Error::Usage(why) if why.contains("newer record")), "{refused}");
+    drop(repository);
+    scene.run(&["forget", &id]).expect(0);
+    assert_eq!((scene.labels().len(), scene.objects(&id).len()), (0, 0));
 }
 
 #[test]

@@ -180,7 +180,7 @@ fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
         sources,
         host: words.host.as_ref().map_or_else(host_name, |host| host.as_bytes().to_vec()),
         time: words.time.as_deref().map_or_else(|| Ok(now()), parse_time)?,
-        tags: words.tag.clone(),
+        tags: words.tag.iter().filter(|tag| !tag.is_empty()).cloned().collect(),
         label: words.label.clone(),
         exclude: Patterns::new(&patterns)?,
         exclude_caches: words.exclude_caches,

@@ -1,13 +1,13 @@
 //! forget, tag, label, protect, unprotect.
 
 use crate::cli::{
-    args::Choice,
     commands::{
         prune::prune_in,
         show::{JsonSnapshot, json_snapshot},
     },
     render::{JsonBytes, clean, count, json_bytes},
     session::{Session, now, selection, time_text},
+    words::choice::Choice,
     words::keep::{Forget, GroupWord, Keep, Label, Protect, Tag, Those, Unprotect},
 };
 use anyhow::{Result, bail};
@@ -136,7 +136,8 @@ pub fn forget(session: &Session<'_>, words: &Forget) -> Result<u8> {
     let calendar = Calendar { now: now(), zone: jiff::tz::TimeZone::system() };
     let by = |word| words.group_by.0.contains(&word);
     let by = GroupBy { host: by(GroupWord::Host), paths: by(GroupWord::Paths), tags: by(GroupWord::Tags) };
-    let groups = policy.apply(judged, by, &calendar);
+    let mut groups = policy.apply(judged, by, &calendar);
+    groups.iter_mut().for_each(|group| group.keep_doubtful(|s| repository.is_doubtful(&s.id)));
     if let (false, Some(group)) = (words.allow_forget_all, groups.iter().find(|group| group.is_emptied())) {
         bail!(Error::Usage(format!(
             "no rule keeps anything of {}: add a rule that does, or --allow-forget-all",
@@ -146,12 +147,13 @@ pub fn forget(session: &Session<'_>, words: &Forget) -> Result<u8> {
     show_named(session, &named)?;
     groups.iter().try_for_each(|group| show_group(session, group))?;
     let forgotten = groups.iter().flat_map(|group| &group.judged).filter(|j| j.reasons.is_empty());
-    let ids: Vec<SnapshotId> = named.ids().chain(forgotten.map(|j| j.snapshot.id)).collect();
+    let (named, chosen): (Vec<_>, Vec<_>) = (named.ids().collect(), forgotten.map(|j| j.snapshot.id).collect());
     let kept = groups.iter().flat_map(|group| &group.judged).filter(|j| !j.reasons.is_empty()).count();
-    if !words.dry_run && !ids.is_empty() {
-        repository.forget(&ids)?;
+    let forgotten = named.len() + chosen.len();
+    if !words.dry_run && forgotten > 0 {
+        repository.forget_chosen(&named, &chosen)?;
     }
-    conclude_forget(session, words.dry_run, kept, ids.len())?;
+    conclude_forget(session, words.dry_run, kept, forgotten)?;
     if words.prune && words.dry_run {
         session.screen.note("a dry run cannot tell what a prune would free afterwards");
     }

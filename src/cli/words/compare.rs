@@ -1,6 +1,6 @@
 //! The words of diff, find and stats.
 
-use crate::cli::args::Choice;
+use crate::cli::words::choice::Choice;
 use clap::Args as Group;
 use std::ffi::OsString;
 

@@ -1,6 +1,6 @@
 //! The words of forget, tag, label, protect and unprotect.
 
-use crate::cli::{args::Choice, words::prune::Limits};
+use crate::cli::words::{choice::Choice, prune::Limits};
 use clap::{Args as Group, ValueEnum};
 use xsnap::repo::policy::{Count, Within};
 
@@ -44,8 +44,9 @@ pub struct Forget {
 
 const FORGET_EXAMPLES: &str = "\
 The rules go by the time of this machine's zone; weeks begin on Monday. Always kept are the latest snapshot of a group, \
-what is protected, and what claims a time that is yet to come. While a group has fewer periods than a rule keeps, its \
-oldest snapshot is kept besides. The room of what was forgotten is used until a prune: `xsnap prune`, or --prune.
+what is protected, what claims a time that is yet to come, and what has a newer record that is damaged. While a group has \
+fewer periods than a rule keeps, its oldest snapshot is kept besides. The room of what was forgotten is used until a \
+prune: `xsnap prune`, or --prune.
 
 Examples:
   xsnap forget --keep-daily 7 --keep-weekly 4 --dry-run
