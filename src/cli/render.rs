@@ -259,7 +259,7 @@ impl Screen {
         self.end();
         let known = error.chain().find_map(|e| e.downcast_ref::<Error>());
         let exit_code = known.map_or(1, Error::exit_code);
-        let hint = known.and_then(hint);
+        let hint = known.and_then(hint).or_else(|| known.is_none().then(|| hint_of_cause(error)).flatten());
         let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
         let text = clean(causes.join(": ").as_bytes());
         if self.json {
@@ -382,13 +382,77 @@ fn hint(error: &Error) -> Option<String> {
         Error::NoSnapshot { .. } => "`xsnap list` shows what there is.".into(),
         Error::Interrupted => "What was stored until now is used by the next run.".into(),
         Error::Occupied { .. } => "Take another folder, or an empty one.".into(),
+        Error::Storage { verb: "lock", .. } => {
+            "Pruning and changing keys need a lock, which this medium does not have: mount it with locks (NFS: without `nolock`), \
+             or do it on the machine that the disk is in.".into()
+        }
+        Error::Storage { source, .. } | Error::File { source, .. } => return hint_of(source),
+        Error::Refused => {
+            "What failed first was told before, or the program has a fault. Snapshots made earlier are whole; run it again.".into()
+        }
         _ => return None,
     })
 }
 
+/// What a person can do about an error that the operating system told.
+fn hint_of(error: &io::Error) -> Option<String> {
+    use io::ErrorKind::{
+        InvalidInput, NotADirectory, NotFound, OutOfMemory, PermissionDenied, QuotaExceeded, StorageFull,
+    };
+    Some(match error.kind() {
+        PermissionDenied => "Run it as root, or as the one whom these files belong to.".into(),
+        NotFound => "Look whether the path is right, and what should be mounted there is.".into(),
+        NotADirectory => "Look whether the path is right: a part of it is a file, not a folder.".into(),
+        StorageFull | QuotaExceeded => "Make room there, or take another place, and run it again.".into(),
+        OutOfMemory => "Give it more memory, or fewer --threads.".into(),
+        InvalidInput => return None,
+        _ => "The kernel's messages (`dmesg`) may tell more.".into(),
+    })
+}
+
+/// As `hint_of`, of what is below an error that is none of the library's.
+fn hint_of_cause(error: &anyhow::Error) -> Option<String> {
+    hint_of(error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())?)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::clean;
+    use super::*;
+
+    /// `Usage` says itself what to do; everything else that ends a command has a hint.
+    #[test]
+    fn every_error_that_a_person_can_act_on_has_a_hint() {
+        let text = || "it".to_owned();
+        let io = |kind: io::ErrorKind| io::Error::from(kind);
+        let storage = |errno: rustix::io::Errno| Error::storage("read", "packs/x", errno.into());
+        let errors = [
+            storage(rustix::io::Errno::ACCESS),
+            storage(rustix::io::Errno::NODEV),
+            storage(rustix::io::Errno::ROFS),
+            storage(rustix::io::Errno::NOSPC),
+            Error::storage("lock", "the repository", rustix::io::Errno::NOLCK.into()),
+            Error::file("open", "/x", io(io::ErrorKind::NotFound)),
+            Error::file("open", "/x", io(io::ErrorKind::NotADirectory)),
+            Error::file("open", "/x", io(io::ErrorKind::Other)),
+            Error::damaged("x", "y"),
+            Error::Newer { object: text(), why: text() },
+            Error::Missing { what: text() },
+            Error::NoRepository { location: text() },
+            Error::Occupied { location: text(), why: text() },
+            Error::Locked { location: text(), why: text() },
+            Error::WrongPassword { slots: 1 },
+            Error::PasswordNeeded,
+            Error::PasswordUnexpected { location: text() },
+            Error::NoSnapshot { wanted: text() },
+            Error::Interrupted,
+            Error::Refused,
+        ];
+        let hints: HashSet<String> = errors.iter().map(|e| hint(e).unwrap_or_else(|| panic!("no hint: {e}"))).collect();
+        assert!(hints.len() >= errors.len() - 1, "each has its own: {hints:?}");
+        assert!(hints.iter().all(|hint| hint.ends_with('.') && !hint.contains("  ")), "{hints:?}");
+        let denied = anyhow::Error::from(io(io::ErrorKind::PermissionDenied)).context("cannot open the password file");
+        assert!(hint_of_cause(&denied).is_some_and(|hint| hint.contains("root")));
+    }
 
     #[test]
     fn no_name_can_speak_to_the_terminal() {

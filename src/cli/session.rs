@@ -59,7 +59,7 @@ impl Session<'_> {
     pub fn storage(&self) -> Result<Arc<dyn Storage>> {
         let path = self.repo_path()?;
         if path.metadata().is_ok_and(|m| !m.is_dir()) {
-            bail!(Error::Usage(format!("{} is a file, and a repository is a folder", shown(path))));
+            bail!(Error::Usage(format!("{} is a file, and a repository is a folder: name that", shown(path))));
         }
         Ok(Arc::new(LocalStorage::new(path)))
     }
@@ -131,7 +131,7 @@ impl Session<'_> {
         second.zeroize();
         if !same {
             first.zeroize();
-            bail!(Error::Usage("the two passwords are not the same".into()));
+            bail!(Error::Usage("the two passwords are not the same, and nothing was changed: try again".into()));
         }
         not_empty(first.into_bytes(), "the password")
     }

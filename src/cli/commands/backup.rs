@@ -170,7 +170,9 @@ fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
         Some(name) => {
             let name = name.as_bytes();
             if !xsnap::repo::tree::is_legal_name(name) {
-                bail!(Error::Usage("the name for the standard input is no file name".into()));
+                bail!(Error::Usage(
+                    "the name for the standard input is no file name: write it as in --stdin database.sql".into()
+                ));
             }
             vec![[b"/", name].concat()]
         }

@@ -119,7 +119,10 @@ impl Place<'_> {
 
     fn remove(&self, word: &str) -> Result<u8> {
         let repository = self.open(Access::Exclusive)?;
-        let name = repository.slot_named(word)?;
+        let name = match repository.slot_named(word) {
+            Err(Error::Usage(why)) => bail!(Error::Usage(format!("{why}; `xsnap key list` lists them"))),
+            named => named?,
+        };
         repository.remove_key(&name, &self.password)?;
         self.session
             .screen

@@ -2,6 +2,7 @@
 
 use crate::cli::{
     args::{OverwriteWord, Restore},
+    commands::show::no_path,
     render::{clean, count, size},
     session::{Session, shown, time_text},
 };
@@ -39,8 +40,7 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     let repository = session.open(Access::Read)?;
     let (snapshot, path) = session.chosen(&repository, &words.what, &words.choice)?;
     let found = find(&repository.tree_reader()?, &snapshot.root, &path)?;
-    let entry =
-        found.ok_or_else(|| Error::Usage(format!("snapshot {} has no {}", snapshot.id.short(), clean(&path))))?;
+    let entry = found.ok_or_else(|| no_path(snapshot, &path))?;
     announce(session, snapshot, &repository, words)?;
     let in_place = words.target.as_deref() == Some(Path::new("/"));
     let Some(place) = place(words, &snapshot.id.short())? else {

@@ -134,7 +134,13 @@ pub fn json_snapshot(s: &Snapshot) -> JsonSnapshot<'_> {
 
 fn entry_at(reader: &Reader, snapshot: &Snapshot, path: &[u8]) -> Result<Entry> {
     let found = find(reader, &snapshot.root, path)?;
-    Ok(found.ok_or_else(|| Error::Usage(format!("snapshot {} has no {}", snapshot.id.short(), clean(path))))?)
+    Ok(found.ok_or_else(|| no_path(snapshot, path))?)
+}
+
+/// What is said where a snapshot does not have a path.
+pub fn no_path(snapshot: &Snapshot, path: &[u8]) -> Error {
+    let (id, path) = (snapshot.id.short(), clean(path));
+    Error::Usage(format!("snapshot {id} has no {path}; `xsnap ls {id}` lists what it has"))
 }
 
 #[derive(Serialize)]
