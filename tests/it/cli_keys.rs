@@ -91,10 +91,12 @@ fn a_changed_password_opens_the_repository_and_the_old_one_does_not() {
     let same = scene.key("new", &["passwd", "--new-password-file", &scene.file("new")]).expect(2);
     assert!(same.complaint().contains("the new password is the old one"), "{}", same.complaint());
     // A change that was interrupted between its steps goes on.
-    scene.key("new", &["add", "--new-password-file", &scene.file("third")]).expect(0);
+    scene.key("new", &["add", "--new-password-file", &scene.file("third"), "--label", "mine"]).expect(0);
     let ran = scene.key("new", &["passwd", "--new-password-file", &scene.file("third")]).expect(0);
     assert!(ran.text().contains("changed"), "{}", ran.text());
     assert!(!scene.opens("new") && scene.opens("third"));
+    scene.key("third", &["passwd", "--new-password-file", &scene.file("old")]).expect(0);
+    assert_eq!(scene.key("old", &["list", "--json"]).expect(0).message("key")["label"], "mine", "the label stays");
     assert_eq!(scene.slots(), 1);
 }
 

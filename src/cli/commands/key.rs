@@ -110,7 +110,7 @@ impl Place<'_> {
             let why = format!("that password opens the repository already, by key slot {}", short(&name));
             bail!(Error::Usage(why));
         }
-        let name = put(&repository, &new, words)?;
+        let name = put(&repository, &new, words.label.clone())?;
         self.session
             .screen
             .say(&format!("key slot {} is added: its password opens the repository, too", short(&name)))?;
@@ -136,7 +136,8 @@ impl Place<'_> {
         // It is there already where an earlier attempt was interrupted.
         let (kept, added) = match repository.slot_of(&new)? {
             Some(name) => (name, false),
-            None => (put(&repository, &new, words)?, true),
+            None if words.label.is_empty() => (put(&repository, &new, self.label(&repository)?)?, true),
+            None => (put(&repository, &new, words.label.clone())?, true),
         };
         let both = || {
             format!(
@@ -166,6 +167,15 @@ impl Place<'_> {
         self.conclude("key passwd", added.then_some(&kept), &retired)
     }
 
+    /// What the slot is labelled that the old password opens.
+    fn label(&self, repository: &Repository) -> Result<String> {
+        let label = |slot: KeySlot| match slot.state {
+            SlotState::Whole { note: Some(note), opens: true, .. } => Some(note.label),
+            _ => None,
+        };
+        Ok(repository.key_slots(&self.password)?.into_iter().find_map(label).unwrap_or_default())
+    }
+
     fn conclude(&self, message: &'static str, added: Option<&ObjectName>, removed: &[ObjectName]) -> Result<u8> {
         let removed = removed.iter().map(ToString::to_string).collect();
         self.session.screen.object(&JsonKeyChange { message, added: added.map(ToString::to_string), removed })?;
@@ -173,8 +183,8 @@ impl Place<'_> {
     }
 }
 
-fn put(repository: &Repository, password: &Password, words: &NewPassword) -> Result<ObjectName> {
-    let note = SlotNote { time: now(), host: host_name(), label: words.label.clone() };
+fn put(repository: &Repository, password: &Password, label: String) -> Result<ObjectName> {
+    let note = SlotNote { time: now(), host: host_name(), label };
     let added = repository.add_key(password, Cost::DEFAULT, Some(&note));
     added.context(
         "the old password opens the repository as before; `xsnap key list` tells whether the new one does, too",

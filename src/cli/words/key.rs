@@ -49,7 +49,7 @@ pub struct NewPassword {
     /// Read the new password from the first line that a command prints
     #[arg(long, value_name = "COMMAND", conflicts_with = "new_password_file")]
     pub new_password_command: Option<String>,
-    /// A line for people, which `key list` shows
+    /// A line for people, which `key list` shows; a changed password keeps the one it had
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub label: String,
 }
