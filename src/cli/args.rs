@@ -100,7 +100,7 @@ pub enum Command {
     /// Let snapshots be forgotten again
     Unprotect(keep::Unprotect),
     /// Find out what a stick or a disk is good for
-    #[command(subcommand)]
+    #[command(subcommand, disable_help_subcommand = true, after_help = MEDIUM_EXAMPLES)]
     Medium(Medium),
     /// List and change the passwords that open an encrypted repository
     Key(key::Key),
@@ -109,6 +109,11 @@ pub enum Command {
     /// Write the manual pages
     Man(manual::Man),
 }
+
+const MEDIUM_EXAMPLES: &str = "\
+Examples:
+  xsnap medium test /media/usb
+  xsnap medium test --size 1G /media/usb";
 
 #[derive(Debug, Group)]
 #[command(after_help = INIT_EXAMPLES)]

@@ -129,7 +129,9 @@ fn section(roff: &mut Roff, paragraph: &str) {
         }
         None => {
             roff.control("SH", ["NOTES"]);
-            roff.text([roman(paragraph)]);
+            for line in paragraph.lines() {
+                roff.text([roman(line)]);
+            }
         }
     }
 }
