@@ -86,8 +86,13 @@ pub fn walk(
         }
         let mut entries = listing(reader, &level.folder, level.stats.as_ref());
         while let Some(entry) = entries.next() {
+            let blobs = entries.take_blobs();
+            path.truncate(level.path_bytes);
+            if !blobs.is_empty() || entry.is_err() {
+                visitor.at(&path);
+            }
             // A piece that cannot be read is needed as much as one that can.
-            entries.take_blobs().iter().try_for_each(|id| visitor.blob(id, Role::Tree))?;
+            blobs.iter().try_for_each(|id| visitor.blob(id, Role::Tree))?;
             let (entry, stat) = match entry {
                 Ok(found) => found,
                 Err(e) if e.is_damage() => {
@@ -96,7 +101,6 @@ pub fn walk(
                 }
                 Err(e) => return Err(e),
             };
-            path.truncate(level.path_bytes);
             path.push(b'/');
             path.extend_from_slice(&entry.name);
             match entry.node {
@@ -108,6 +112,8 @@ pub fn walk(
                 _ => {}
             }
         }
+        path.truncate(level.path_bytes);
+        visitor.at(&path);
         entries.take_blobs().iter().try_for_each(|id| visitor.blob(id, Role::Tree))?;
     }
     Ok(())
