@@ -80,6 +80,7 @@ fn trees(c: &mut Criterion) {
             node: Node::File { size_bytes: 5_000, content: Content { depth: 0, runs } },
             link: None,
             partial: false,
+            extensions: Vec::new(),
         }
     };
     let entries: Vec<Entry> = (0..1_000).map(entry).collect();

@@ -70,6 +70,9 @@ struct Folder {
     partial: bool,
 }
 
+/// Who is shown every folder once it is whole, with its stats.
+pub type Closed<'a> = &'a (dyn Fn(&Entry, &Stat) + Sync);
+
 /// Makes trees of entries.
 pub struct Assembler<'a> {
     trees: Filler,
@@ -78,6 +81,7 @@ pub struct Assembler<'a> {
     problems: Problems,
     tell: &'a (dyn Fn(&Problem) + Sync),
     trust: &'a (dyn Fn(&ReadFile) -> Stat + Sync),
+    closed: Option<Closed<'a>>,
 }
 
 impl<'a> Assembler<'a> {
@@ -88,7 +92,13 @@ impl<'a> Assembler<'a> {
         tell: &'a (dyn Fn(&Problem) + Sync),
         trust: &'a (dyn Fn(&ReadFile) -> Stat + Sync),
     ) -> Self {
-        Self { trees, open: Vec::new(), counts: Counts::default(), problems: Problems::default(), tell, trust }
+        let (counts, problems) = (Counts::default(), Problems::default());
+        Self { trees, open: Vec::new(), counts, problems, tell, trust, closed: None }
+    }
+
+    /// Shows every folder once it is whole, before the next item is taken.
+    pub fn showing(self, closed: Closed<'a>) -> Self {
+        Self { closed: Some(closed), ..self }
     }
 
     /// Takes every item. The last one closes the root, which is returned.
@@ -158,7 +168,8 @@ impl<'a> Assembler<'a> {
                     self.problem(Problem { path, verb: "read".into(), cause: cause.to_string() });
                 }
                 let node = Node::File { size_bytes: file.size_bytes, content: file.content.clone() };
-                let entry = Entry { name, metadata: file.metadata.clone(), node, link, partial: false };
+                let entry =
+                    Entry { name, metadata: file.metadata.clone(), node, link, partial: false, extensions: Vec::new() };
                 self.push(entry, stat)
             }
             Err(failure) => match failure.as_ref() {
@@ -213,6 +224,7 @@ impl<'a> Assembler<'a> {
         stat.folder = Some(self.fold(folder.stat_pieces)?);
         entry.node = Node::Folder { content };
         entry.partial |= folder.partial;
+        self.closed.into_iter().for_each(|closed| closed(&entry, &stat));
         Ok((entry, stat))
     }
 

@@ -298,9 +298,17 @@ fn gather_stream(
     let metadata =
         |mode| Metadata { mode, owner: Arc::<Owner>::clone(&owner), mtime: request.time, xattrs: Arc::default() };
     let node = Node::File { size_bytes, content };
-    let file = Entry { name: name.to_vec(), metadata: metadata(0o600), node, link: None, partial: false };
+    let file = Entry {
+        name: name.to_vec(),
+        metadata: metadata(0o600),
+        node,
+        link: None,
+        partial: false,
+        extensions: Vec::new(),
+    };
     let node = Node::Folder { content: Content::default() };
-    let root = Entry { name: Vec::new(), metadata: metadata(0o755), node, link: None, partial: false };
+    let root =
+        Entry { name: Vec::new(), metadata: metadata(0o755), node, link: None, partial: false, extensions: Vec::new() };
     let (tell, trust) = (|_: &Problem| {}, |file: &ReadFile| trusted(&file.stat, now()));
     let items = [Item::Open, Item::Whole(file, Stat::default()), Item::Close(root, Stat::default())];
     Assembler::new(writer.filler(Stream::Tree), &tell, &trust).run(items)

@@ -443,5 +443,5 @@ fn live_entry(
         None => Arc::default(),
     };
     let metadata = metadata::metadata(stat, owners, xattrs);
-    Ok(Entry { name: name.to_vec(), metadata, node, link: None, partial: false })
+    Ok(Entry { name: name.to_vec(), metadata, node, link: None, partial: false, extensions: Vec::new() })
 }

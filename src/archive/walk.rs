@@ -196,8 +196,10 @@ impl<'a> Walker<'a> {
         }
         let metadata = metadata::metadata(&found.stat, self.owners, xattrs);
         let node = Node::Folder { content: Content::default() };
-        let own =
-            (Entry { name: found.name, metadata, node, link: None, partial: false }, trusted(&found.stat, looked));
+        let own = (
+            Entry { name: found.name, metadata, node, link: None, partial: false, extensions: Vec::new() },
+            trusted(&found.stat, looked),
+        );
         let Ok(folder) = opened else { return self.tell(Item::Close(own.0, own.1)) };
         let parent = self.parent.zip(parent).and_then(|(reader, (entry, stat))| match &entry.node {
             Node::Folder { content } => Some(listing(reader, content, stat.folder.as_ref()).peekable()),
@@ -319,7 +321,7 @@ impl<'a> Walker<'a> {
         let metadata = metadata::metadata(&found.stat, self.owners, Arc::default());
         let node = Node::Folder { content: Content::default() };
         self.tell(Item::Open)?;
-        let entry = Entry { name: found.name, metadata, node, link: None, partial: true };
+        let entry = Entry { name: found.name, metadata, node, link: None, partial: true, extensions: Vec::new() };
         self.tell(Item::Close(entry, trusted(&found.stat, now())))
     }
 
@@ -366,7 +368,7 @@ impl<'a> Walker<'a> {
             // The next backup is not to take what is missing for what is there.
             stat.ctime = stat.ctime.filter(|_| xattrs.is_some());
             let metadata = metadata::metadata(&found.stat, self.owners, xattrs.unwrap_or_default());
-            let entry = Entry { name: found.name, metadata, node, link, partial: false };
+            let entry = Entry { name: found.name, metadata, node, link, partial: false, extensions: Vec::new() };
             return self.tell(Item::Whole(entry, stat));
         }
         let Some(level) = self.levels.last() else { return Ok(()) };
@@ -437,7 +439,7 @@ impl<'a> Walker<'a> {
         self.remember(&found.stat, link, Linked::Whole(node.clone()));
         let metadata: Metadata = metadata::metadata(&found.stat, self.owners, xattrs);
         self.progress.tell(Event::Done { entries: 1, bytes: 0 });
-        let entry = Entry { name: found.name, metadata, node, link, partial: false };
+        let entry = Entry { name: found.name, metadata, node, link, partial: false, extensions: Vec::new() };
         self.tell(Item::Whole(entry, trusted(&found.stat, now())))
     }
 }

@@ -244,7 +244,7 @@ impl Snapshot {
             tags: s.tags,
             label: s.label,
             parent: s.parent,
-            root: Entry { name: Vec::new(), metadata, node, link: None, partial },
+            root: Entry { name: Vec::new(), metadata, node, link: None, partial, extensions: Vec::new() },
             root_stat: Stat { ctime: s.ctime, inode: s.inode, device: s.device, folder: stats },
             counts: s.counts,
             complete: s.complete,

@@ -99,6 +99,8 @@ pub struct Entry {
     /// For a folder: whether something that was in it is not here, because it was left out or could not be read. What
     /// is missing here says nothing then.
     pub partial: bool,
+    /// What a later version has added; not known here, and kept.
+    pub extensions: Extensions,
 }
 
 /// The extension that says that an entry is partial; it has no bytes.
@@ -166,7 +168,8 @@ fn weight_bytes(entry: &Entry) -> usize {
         Node::Symlink { target } => target.len(),
         _ => 8,
     };
-    entry.name.len() + xattrs + node + 32
+    let extensions: usize = entry.extensions.iter().map(|(_, bytes)| bytes.len() + 8).sum();
+    entry.name.len() + xattrs + node + extensions + 32
 }
 
 #[derive(Encode, Decode)]
@@ -263,7 +266,10 @@ pub fn encode_piece(entries: &[Entry]) -> Vec<u8> {
             Node::Socket => StoredNode::Socket,
         },
         link: entry.link,
-        extensions: if entry.partial { vec![(PARTIAL_TAG, Vec::new())] } else { Vec::new() },
+        extensions: {
+            let partial = entry.partial.then_some((PARTIAL_TAG, Vec::new()));
+            partial.into_iter().chain(entry.extensions.iter().cloned()).collect()
+        },
     };
     let entries = entries.iter().map(store).collect();
     codec::encode(&StoredPiece {
@@ -323,8 +329,10 @@ pub fn decode_piece(bytes: &[u8], object: &str) -> Result<Vec<Entry>> {
         if metadata.mtime.nanoseconds >= 1_000_000_000 {
             return Err(bad("an entry has an impossible time"));
         }
-        let partial = entry.extensions.iter().any(|(tag, _)| *tag == PARTIAL_TAG);
-        entries.push(Entry { name: entry.name, metadata, node, link: entry.link, partial });
+        let (partial, extensions) =
+            entry.extensions.into_iter().partition::<Extensions, _>(|(tag, _)| *tag == PARTIAL_TAG);
+        let (link, partial) = (entry.link, !partial.is_empty());
+        entries.push(Entry { name: entry.name, metadata, node, link, partial, extensions });
     }
     ids.end()?;
     Ok(entries)
@@ -377,6 +385,7 @@ mod tests {
             node: Node::File { size_bytes, content: Content { depth: 0, runs } },
             link: Some(77),
             partial: false,
+            extensions: Vec::new(),
         }
     }
 
@@ -387,6 +396,8 @@ mod tests {
         entries.push(Entry { name: vec![0xff], node: Node::Symlink { target: vec![0xfe] }, ..file("x", vec![]) });
         entries[1].metadata = Metadata::default();
         entries[1].partial = true;
+        entries[0].extensions = vec![(7, b"of a later version".to_vec())];
+        (entries[2].partial, entries[2].extensions) = (true, vec![(9, Vec::new()), (8, vec![0])]);
         assert_eq!(decode_piece(&encode_piece(&entries), "t").unwrap(), entries);
         let folder = Some(Content { depth: 1, runs: vec![data] });
         let stats = vec![Stat { ctime: Some(Time::default()), inode: 7, device: 9, folder }, Stat::default()];

@@ -66,6 +66,7 @@ fn entry(name: &[u8], node: Node) -> Entry {
         node,
         link: None,
         partial: false,
+        extensions: Vec::new(),
     }
 }
 

@@ -99,7 +99,14 @@ pub fn entries() -> Vec<Entry> {
         size_bytes: runs.iter().map(Run::length_bytes).sum(),
         content: Content { depth: 0, runs },
     };
-    let entry = |name: &[u8], metadata, node, link| Entry { name: name.into(), metadata, node, link, partial: false };
+    let entry = |name: &[u8], metadata, node, link| Entry {
+        name: name.into(),
+        metadata,
+        node,
+        link,
+        partial: false,
+        extensions: Vec::new(),
+    };
     let plain = || metadata(0o644, 1_700_000_000, &[]);
     let odd = || metadata(0o4755, -1, &[("security.capability", &[1, 0, 0, 2]), ("user.a", b"")]);
     let lists = Content { depth: 2, runs: vec![data(7, 1 << 33)] };
@@ -145,6 +152,7 @@ pub fn snapshot() -> Snapshot {
             node: Node::Folder { content },
             link: None,
             partial: false,
+            extensions: Vec::new(),
         },
         root_stat: Stat {
             ctime: Some(Time { seconds: 1, nanoseconds: 2 }),
