@@ -127,6 +127,9 @@ pub mod repo {
 
     /// Proof that the medium has kept what was just written.
     pub mod readback;
+
+    /// Snapshots brought into another repository; blobs by their ids.
+    pub mod copy;
 }
 
 /// Files of this machine into trees, trees into files; could serve any Linux host.
@@ -202,4 +205,10 @@ pub mod archive {
 
     /// Where a repair looks for what is lost.
     pub mod elsewhere;
+
+    /// Trees and files of two repositories that are the same.
+    pub mod pairs;
+
+    /// Snapshots of another repository cut and named anew.
+    pub mod copy;
 }

@@ -25,7 +25,7 @@ use std::{
     os::unix::fs::FileExt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -61,6 +61,8 @@ pub struct Reader {
     index: Arc<Index>,
     cache: Mutex<Cache>,
     bad: Mutex<HashSet<BadFrame>>,
+    /// Bytes of frames that the medium brought.
+    fetched_bytes: AtomicU64,
     /// Frames in a row that could not be read.
     unread: AtomicU32,
     /// Whether a pack was not there any more.
@@ -90,6 +92,7 @@ impl Reader {
             index,
             cache,
             bad: Mutex::default(),
+            fetched_bytes: AtomicU64::new(0),
             unread: AtomicU32::new(0),
             vanished: AtomicBool::new(false),
             relist: None,
@@ -105,6 +108,11 @@ impl Reader {
     /// What this reader knows of places.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// How many bytes of frames the medium has brought so far.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes.load(Ordering::Relaxed)
     }
 
     /// The bytes of a blob, verified. Frames are kept for the next call.
@@ -284,6 +292,7 @@ impl Reader {
             _ => Error::storage("read", object(), e),
         })?;
         self.unread.store(0, Ordering::Relaxed);
+        self.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok((bytes, self.secrets.sealer(&pack.name), number))
     }
 

@@ -230,6 +230,11 @@ impl Repository {
         self.snapshots.generations(id).is_ok()
     }
 
+    /// Which rewriting of a snapshot counts, if it is there.
+    pub fn generation(&self, id: &SnapshotId) -> Option<Generation> {
+        self.snapshots.generation(id)
+    }
+
     /// Snapshot objects of which neither file is whole, and no later generation either.
     pub fn damaged_snapshots(&self) -> &[DamagedSnapshot] {
         self.snapshots.damaged()
@@ -367,12 +372,46 @@ impl Repository {
         self.load_snapshots()
     }
 
+    /// Puts a snapshot of another repository whose blobs are all durable here, as the latest commit and as at least the
+    /// generation that it has there; of a damaged one of this id, the remains go. On return it is there, durably, twice.
+    ///
+    /// # Errors
+    /// As [`Self::put_snapshot`]. It is none where somebody else has put it meanwhile.
+    pub fn put_copy(&mut self, snapshot: Snapshot, least: Generation) -> Result<Snapshot> {
+        self.load_snapshots()?;
+        while self.snapshots.get(&snapshot.id).is_none() {
+            let snapshot = Snapshot { commit: self.snapshots.next_commit(), ..snapshot.clone() };
+            let put = snapshots::put(&self.target, &snapshot, self.snapshots.next_generation(&snapshot.id)?.max(least));
+            self.load_snapshots()?;
+            match put {
+                Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                put => put?,
+            }
+            self.snapshots.delete_superseded(&self.target, &snapshot.id)?;
+            self.load_snapshots()?;
+        }
+        self.snapshots.get(&snapshot.id).cloned().ok_or(Error::Refused)
+    }
+
     /// Changes what is recorded of a snapshot, never its id or its place in the order of commits: a new generation is
     /// put, then the older ones are deleted. On return the change is durable; before it, the old record counts.
     ///
     /// # Errors
     /// `NoSnapshot`, `Newer`, and storage errors.
     pub fn rewrite(&mut self, id: &SnapshotId, change: &dyn Fn(&mut Snapshot)) -> Result<Snapshot> {
+        self.rewrite_as(id, Generation::FIRST, change)
+    }
+
+    /// As [`Self::rewrite`], as at least this generation.
+    ///
+    /// # Errors
+    /// As [`Self::rewrite`].
+    pub fn rewrite_as(
+        &mut self,
+        id: &SnapshotId,
+        least: Generation,
+        change: &dyn Fn(&mut Snapshot),
+    ) -> Result<Snapshot> {
         self.clear.allow_writing(&self.config_object)?;
         loop {
             self.load_snapshots()?;
@@ -383,7 +422,7 @@ impl Repository {
             if new == *old {
                 return Ok(new);
             }
-            match snapshots::put(&self.target, &new, self.snapshots.next_generation(id)?) {
+            match snapshots::put(&self.target, &new, self.snapshots.next_generation(id)?.max(least)) {
                 // Somebody else has changed it meanwhile: the change is made to what they left.
                 Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 put => put?,

@@ -134,6 +134,11 @@ impl Snapshots {
         self.whole.contains_key(id) && self.damaged.iter().any(is_of_it)
     }
 
+    /// The generation of a snapshot that counts.
+    pub fn generation(&self, id: &SnapshotId) -> Option<Generation> {
+        self.whole.get(id).copied()
+    }
+
     /// The number that the next commit gets.
     pub fn next_commit(&self) -> u64 {
         self.list.iter().map(|s| s.commit).max().unwrap_or(0).saturating_add(1)

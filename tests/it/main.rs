@@ -16,6 +16,8 @@ mod bitflips;
 
 mod compare;
 
+mod copy;
+
 mod crash;
 
 mod damage;
