@@ -27,6 +27,9 @@ mod cli {
 
         /// completions, man.
         pub mod manual;
+
+        /// The words of copy.
+        pub mod copy;
     }
 
     /// The words a person may type.
@@ -78,6 +81,9 @@ mod cli {
 
         /// completions, man, and a word to newcomers.
         pub mod manual;
+
+        /// copy.
+        pub mod copy;
     }
 }
 
@@ -121,6 +127,7 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Check(words) => commands::check::check(&session, words),
         Command::Repair(words) => commands::repair::repair(&session, words),
         Command::Prune(words) => commands::prune::prune(&session, words),
+        Command::Copy(words) => commands::copy::copy(&session, words),
         Command::Forget(words) => commands::keep::forget(&session, words),
         Command::Tag(words) => commands::keep::tag(&session, words),
         Command::Label(words) => commands::keep::label(&session, words),

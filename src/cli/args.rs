@@ -3,6 +3,7 @@
 use crate::cli::words::{
     choice::Choice,
     compare::{Diff, Find, Stats},
+    copy::Copy,
     keep, key, manual,
     medium::Medium,
     prune::{Prune, parse_size},
@@ -89,6 +90,8 @@ pub enum Command {
     Repair(Repair),
     /// Give back the room of what no snapshot needs
     Prune(Prune),
+    /// Bring snapshots into another repository
+    Copy(Copy),
     /// Forget snapshots that no rule keeps, or that are named
     Forget(Box<keep::Forget>),
     /// Add words to choose snapshots by, or take them away

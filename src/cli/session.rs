@@ -97,16 +97,8 @@ impl Session<'_> {
     /// # Errors
     /// Where the file or the command that should give it fails.
     pub fn given_password(&self) -> Result<Option<Password>> {
-        if let Some(path) = &self.global.password_file {
-            return password_of_file(path).map(Some);
-        }
-        if let Some(command) = &self.global.password_command {
-            return password_of_command(command).map(Some);
-        }
-        match std::env::var_os("XSNAP_PASSWORD") {
-            Some(password) => Ok(Some(not_empty(password.into_vec(), "XSNAP_PASSWORD")?)),
-            None => Ok(None),
-        }
+        let (file, command) = (self.global.password_file.as_deref(), self.global.password_command.as_deref());
+        password_from(file, command, "XSNAP_PASSWORD")
     }
 
     /// The password, given or typed.
@@ -149,8 +141,22 @@ impl Session<'_> {
     /// # Errors
     /// What `Repository::open` says.
     pub fn open_at(&self, storage: Arc<dyn Storage>, access: Access) -> Result<Repository> {
-        let ask_once = || Ok(Password::new(ask("Password: ")?.into_bytes()));
-        match self.given_password()? {
+        self.open_asking(storage, access, self.given_password()?, "Password: ")
+    }
+
+    /// Opens a repository with a password that was given, or else is asked for with these words.
+    ///
+    /// # Errors
+    /// What `Repository::open` says.
+    pub fn open_asking(
+        &self,
+        storage: Arc<dyn Storage>,
+        access: Access,
+        given: Option<Password>,
+        prompt: &str,
+    ) -> Result<Repository> {
+        let ask_once = || Ok(Password::new(ask(prompt)?.into_bytes()));
+        match given {
             Some(password) => self.open_with(storage, Credentials::Given(password), access),
             None => self.open_with(storage, Credentials::Ask(&ask_once), access),
         }
@@ -295,6 +301,20 @@ fn first_line(source: impl Read, what: &str) -> Result<Password> {
 pub fn password_of_file(path: &Path) -> Result<Password> {
     let what = format!("password file {}", shown(path));
     first_line(std::fs::File::open(path).with_context(|| format!("cannot open {what}"))?, &what)
+}
+
+/// The password that a file, a command or a variable of the environment gives, if any of them was named.
+///
+/// # Errors
+/// Where what should give it fails.
+pub fn password_from(file: Option<&Path>, command: Option<&str>, variable: &str) -> Result<Option<Password>> {
+    if let Some(path) = file {
+        return password_of_file(path).map(Some);
+    }
+    if let Some(command) = command {
+        return password_of_command(command).map(Some);
+    }
+    std::env::var_os(variable).map(|password| not_empty(password.into_vec(), variable)).transpose()
 }
 
 /// The password that the first line is that a command prints.

@@ -68,6 +68,8 @@ mod change_detection;
 
 mod cli;
 
+mod cli_copy;
+
 mod cli_keep;
 
 mod cli_keys;

@@ -89,7 +89,11 @@ fn like(
     Ok(repository.likeness())
 }
 
-fn make(session: &Session<'_>, storage: Arc<dyn Storage>, options: InitOptions) -> Result<Repository> {
+/// Makes a repository, and says so.
+///
+/// # Errors
+/// What `Repository::init` says.
+pub fn make(session: &Session<'_>, storage: Arc<dyn Storage>, options: InitOptions) -> Result<Repository> {
     let repository = Repository::init(storage, options)?;
     let location = repository.storage().location();
     let encrypted = repository.is_encrypted();
@@ -126,7 +130,11 @@ fn open_or_make(session: &Session<'_>, words: &Backup) -> Result<Repository> {
     )
 }
 
-fn is_confirmed(path: &Path) -> Result<bool> {
+/// Asks whether a repository that is not encrypted is to be made.
+///
+/// # Errors
+/// Those of the terminal.
+pub fn is_confirmed(path: &Path) -> Result<bool> {
     write!(std::io::stderr(), "There is no repository at {}. Make one that is not encrypted? [y/N] ", shown(path))?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

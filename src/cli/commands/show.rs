@@ -55,14 +55,7 @@ pub fn list(session: &Session<'_>, words: &List) -> Result<u8> {
     let chosen = selection(&words.choice);
     let mut snapshots: Vec<&Snapshot> = repository.snapshots().iter().filter(|s| chosen.takes(s)).collect();
     if let Some(latest) = words.latest {
-        let mut seen = HashMap::new();
-        let newest_first = snapshots.iter().rev().filter(|s| {
-            let count = seen.entry((&s.host, &s.sources)).or_insert(0_usize);
-            *count += 1;
-            *count <= latest
-        });
-        snapshots = newest_first.copied().collect();
-        snapshots.reverse();
+        keep_latest(&mut snapshots, latest);
     }
     if session.screen.is_json() {
         snapshots.iter().try_for_each(|s| session.screen.object(&json_snapshot(s)))?;
@@ -75,6 +68,18 @@ pub fn list(session: &Session<'_>, words: &List) -> Result<u8> {
     session.screen.line(&table(&snapshots))?;
     session.screen.say(&count(snapshots.len() as u64, "snapshot"))?;
     Ok(0)
+}
+
+/// Keeps the latest of each machine and set of paths.
+pub fn keep_latest(snapshots: &mut Vec<&Snapshot>, latest: usize) {
+    let mut seen = HashMap::new();
+    snapshots.reverse();
+    snapshots.retain(|s| {
+        let count = seen.entry((s.host.clone(), s.sources.clone())).or_insert(0_usize);
+        *count += 1;
+        *count <= latest
+    });
+    snapshots.reverse();
 }
 
 fn table(snapshots: &[&Snapshot]) -> String {

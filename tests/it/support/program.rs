@@ -19,7 +19,7 @@ pub struct Ran {
 pub fn xsnap() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xsnap"));
     for name in ["REPO", "PASSWORD", "PASSWORD_FILE", "PASSWORD_COMMAND"] {
-        command.env_remove(format!("XSNAP_{name}"));
+        command.env_remove(format!("XSNAP_{name}")).env_remove(format!("XSNAP_TO_{name}"));
     }
     command.stdin(Stdio::null());
     command
