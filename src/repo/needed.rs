@@ -156,6 +156,8 @@ fn file(
             Err(e) => return Err(e),
         }
     }
+    // The last list of lists may hold nothing but lists that were walked before, and so no run.
+    fresh.take_lists().iter().try_for_each(|id| visitor.blob(id, Role::Tree))?;
     let opened = fresh.into_seen();
     if whole {
         lists.extend(opened);

@@ -10,6 +10,8 @@
     reason = "a test that meets what it does not expect shall fail at once, where it happens"
 )]
 
+mod attacks;
+
 mod bad_sectors;
 
 mod bitflips;

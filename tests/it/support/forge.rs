@@ -90,18 +90,28 @@ pub fn symlink(name: &[u8], target: &[u8]) -> Entry {
 pub fn forged(build: impl FnOnce(&mut Forge) -> Content) -> (Repository, Snapshot) {
     let storage: Arc<dyn Storage> = Arc::new(Memory::new());
     let mut repository = small::init(&storage, None).unwrap();
+    let snapshot = put(&mut repository, build);
+    (repository, snapshot)
+}
+
+/// Puts a snapshot whose root is the folder that `build` makes; its blobs are in packs of their own.
+pub fn put(repository: &mut Repository, build: impl FnOnce(&mut Forge) -> Content) -> Snapshot {
+    let root = folder(b"", store(repository, build));
+    repository.put_snapshot(snapshot_of(root)).unwrap()
+}
+
+/// Stores what `build` makes and is not known yet, in packs of its own.
+pub fn store<T>(repository: &Repository, build: impl FnOnce(&mut Forge) -> T) -> T {
     let index = Arc::new(repository.index().unwrap());
     let writer = repository.writer(index, 2, false).unwrap();
     let mut forge = Forge { data: writer.filler(Stream::Data), trees: writer.filler(Stream::Tree) };
-    let content = build(&mut forge);
+    let built = build(&mut forge);
     forge.data.flush().unwrap();
     forge.trees.flush().unwrap();
     drop(forge);
     let (published, _) = writer.finish().unwrap();
     repository.catalogue_packs(&published).unwrap();
-    let snapshot = snapshot_of(folder(b"", content));
-    let snapshot = repository.put_snapshot(snapshot).unwrap();
-    (repository, snapshot)
+    built
 }
 
 /// A snapshot with this root.

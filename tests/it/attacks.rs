@@ -1,0 +1,241 @@
+//! What a hostile or unlucky medium, machine or user can do to what is pruned, repaired and forgotten: nothing that a
+//! listed snapshot needs goes, and nothing that is gone comes back.
+
+use crate::support::{
+    forge,
+    random::Random,
+    small,
+    storage::{Memory, take},
+};
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Mutex},
+};
+use xsnap::{
+    archive::{
+        elsewhere::OtherRepository,
+        repair::{RepairOptions, Repaired, Source, repair},
+    },
+    blobs::{frame::Compressor, pack::PackBuilder},
+    error::{Error, Result},
+    id::{Generation, ObjectName, SnapshotId},
+    progress::Silent,
+    repo::{
+        check::{ReadData, check},
+        content::{Content, Run, encode_list},
+        listing::listing,
+        opening::Access,
+        prune::{PruneOptions, Pruned, prune},
+        repository::Repository,
+        snapshot::{Counts, Snapshot},
+        sweep::{MaxUnused, SweepLimits},
+        tree::{Entry, Node, Stat, encode_piece},
+    },
+    storage::{
+        envelope::Kind,
+        object::{Folder, Listed, LockMode, Locking, Storage, Upload},
+    },
+};
+
+/// Everything that is not needed goes.
+const ALL: PruneOptions = PruneOptions {
+    limits: SweepLimits {
+        max_unused: MaxUnused::Bytes(0),
+        small_bytes: None,
+        max_repack_bytes: None,
+        only_damaged: false,
+    },
+    damaged: BTreeSet::new(),
+    threads: 2,
+    dry_run: false,
+};
+
+fn on(disk: &Memory) -> Arc<dyn Storage> {
+    Arc::new(disk.clone())
+}
+
+fn open(disk: &Memory, access: Access) -> Repository {
+    small::open(&on(disk), None, access).unwrap()
+}
+
+fn prune_all(disk: &Memory) -> Result<Pruned> {
+    prune(&open(disk, Access::Exclusive), &ALL, &Silent)
+}
+
+fn is_whole(disk: &Memory, snapshots: usize) {
+    let repository = open(disk, Access::Read);
+    let report = check(&repository, ReadData::All, &Silent).unwrap();
+    assert!(report.touched.is_empty(), "{:?}", report.touched);
+    assert_eq!((report.snapshots, repository.snapshots().len()), (snapshots as u64, snapshots));
+}
+
+/// Stores one pack of content with one frame, as any writer may.
+fn pack(repository: &Repository, blobs: &[&[u8]], bases: &[&[u8]]) -> ObjectName {
+    let secrets = repository.secrets();
+    let ids = |blobs: &[&[u8]]| blobs.iter().map(|b| secrets.blob_id(b)).collect::<Vec<_>>();
+    let lengths = blobs.iter().map(|b| b.len() as u32).collect();
+    let packed = Compressor::new(3).pack(blobs.concat(), lengths, ids(blobs), ids(bases), &bases.concat());
+    assert_eq!(packed.head.bases.is_empty(), bases.is_empty());
+    let storage = repository.storage().as_ref();
+    let mut builder = PackBuilder::begin(storage, secrets, repository.id(), Kind::DataPack).unwrap();
+    builder.append(packed).unwrap();
+    let published = builder.finish().unwrap();
+    repository.catalogue_packs(std::slice::from_ref(&published)).unwrap();
+    published.name
+}
+
+fn noise(seed: u64) -> Vec<u8> {
+    Random::new("attacks", seed).bytes(50_000)
+}
+
+/// Files of one chunk that repeats, of different lengths: their lists of lists differ, and all lists in them are equal.
+#[test]
+fn a_list_of_lists_that_were_all_walked_before_is_needed_all_the_same() {
+    let disk = Memory::new();
+    let mut repository = small::init(&on(&disk), None).unwrap();
+    for times in [3, 4] {
+        forge::put(&mut repository, |forge| {
+            let list = encode_list(&[forge.run(b"one chunk", 9)]);
+            let lists = encode_list(&vec![forge.tree_run(&list, 9); times]);
+            let content = Content { depth: 2, runs: vec![forge.tree_run(&lists, 9 * times as u64)] };
+            let entries = [forge::file(b"file", content)];
+            forge.folder(&entries)
+        });
+    }
+    drop(repository);
+    is_whole(&disk, 2);
+    prune_all(&disk).unwrap();
+    is_whole(&disk, 2);
+}
+
+/// A repository with one snapshot.
+fn one_snapshot() -> (Memory, SnapshotId) {
+    let disk = Memory::new();
+    let mut repository = small::init(&on(&disk), None).unwrap();
+    let snapshot = forge::put(&mut repository, |forge| {
+        let entries = [forge::file(b"file", forge.content(b"content"))];
+        forge.folder(&entries)
+    });
+    (disk, snapshot.id)
+}
+
+/// Puts the second generation of a snapshot as a newer version does: another envelope, and proven.
+fn put_newer(disk: &Memory, id: SnapshotId, proven: bool) -> ObjectName {
+    let first = disk.bytes(Folder::Snapshots, &id.object(Generation::FIRST)).unwrap();
+    let name = id.object(Generation::FIRST.next().unwrap());
+    let mut bytes = first;
+    bytes[8] = 2;
+    bytes[32..32 + name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
+    let end = bytes.len() - 32;
+    let proof = blake3::hash(&bytes[..end]);
+    bytes[end..].copy_from_slice(proof.as_bytes());
+    bytes[end] ^= u8::from(!proven);
+    for folder in [Folder::Snapshots, Folder::Mirror] {
+        disk.replace(folder, &name, bytes.clone());
+    }
+    name
+}
+
+/// Repairs, and says how many records have come back.
+fn repair_from(disk: &Memory, other: Option<&Memory>) -> usize {
+    let mut repository = open(disk, Access::Exclusive);
+    let other = other.map(|other| OtherRepository::new(open(other, Access::Read), &repository).unwrap());
+    let found = check(&repository, ReadData::All, &Silent).unwrap();
+    let sources: Vec<&dyn Source> = other.iter().map(|other| other as &dyn Source).collect();
+    let options = RepairOptions { threads: 1, drop_lost: false };
+    repair(&mut repository, &found, &sources, options, &Silent).unwrap().revived.len()
+}
+
+/// What happens on the medium before a call on an object.
+type Deed = Box<dyn FnOnce() + Send>;
+
+/// Another storage, before one call of which somebody else does something; and which lists what it cannot open.
+#[derive(Clone)]
+struct Meanwhile {
+    inner: Memory,
+    deed: Arc<Mutex<Option<(&'static str, Folder, Deed)>>>,
+    unopened: Option<Folder>,
+}
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl Meanwhile {
+    fn new(inner: &Memory, verb: &'static str, folder: Folder, deed: impl FnOnce() + Send + 'static) -> Self {
+        let deed: Deed = Box::new(deed);
+        Self { inner: inner.clone(), deed: Arc::new(Mutex::new(Some((verb, folder, deed)))), unopened: None }
+    }
+
+    fn before(&self, verb: &str, folder: Folder) {
+        let due = take(&self.deed).take_if(|(v, f, _)| *v == verb && *f == folder);
+        due.into_iter().for_each(|(_, _, deed)| deed());
+    }
+
+    fn is_done(&self) -> bool {
+        take(&self.deed).is_none()
+    }
+}
+
+impl Storage for Meanwhile {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        self.inner.prepare()
+    }
+
+    fn create(&self, folder: Folder, name: &ObjectName) -> io::Result<Box<dyn Upload>> {
+        self.before("create", folder);
+        self.inner.create(folder, name)
+    }
+
+    fn read(&self, folder: Folder, name: &ObjectName, offset_bytes: u64, length_bytes: usize) -> io::Result<Vec<u8>> {
+        let is_snapshot = SnapshotId::from_object(name).is_some();
+        if self.unopened.is_some() && (self.unopened == Some(folder) || is_snapshot) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.inner.read(folder, name, offset_bytes, length_bytes)
+    }
+
+    fn list(&self, folder: Folder) -> io::Result<Vec<Listed>> {
+        self.inner.list(folder)
+    }
+
+    fn delete(&self, folder: Folder, name: &ObjectName) -> io::Result<()> {
+        self.before("delete", folder);
+        self.inner.delete(folder, name)
+    }
+
+    fn sync(&self, folder: Folder) -> io::Result<()> {
+        self.inner.sync(folder)
+    }
+
+    fn sweep(&self) -> io::Result<u64> {
+        self.inner.sweep()
+    }
+
+    fn lock(&self, mode: LockMode) -> io::Result<Locking> {
+        self.inner.lock(mode)
+    }
+}
+
+fn forget_on(disk: &Memory, id: SnapshotId) {
+    // Opened for reading, nobody completes what is half there before.
+    open(disk, Access::Read).forget(&[id]).unwrap();
+}
+
+fn is_gone(disk: &Memory, id: SnapshotId, case: &str) {
+    let repository = open(disk, Access::Write);
+    assert!(!repository.has(&id), "{case}: it is back");
+}
+
+/// Repairs without any source and drops what is lost.
+fn drop_lost(repository: &mut Repository) -> Repaired {
+    let found = check(repository, ReadData::No, &Silent).unwrap();
+    repair(repository, &found, &[], RepairOptions { threads: 1, drop_lost: true }, &Silent).unwrap()
+}
