@@ -132,8 +132,11 @@ struct Lacking {
 impl Visitor for Lacking {
     fn blob(&mut self, id: &BlobId, role: Role) -> Result<()> {
         if self.known.as_ref().is_some_and(|index| !index.is_known(id)) {
-            let stream = if role == Role::Data { Stream::Data } else { Stream::Tree };
-            self.blobs.insert(*id, stream);
+            match role {
+                Role::Data => drop(self.blobs.entry(*id).or_insert(Stream::Data)),
+                // What is a tree as well belongs among trees.
+                Role::Tree | Role::Stats => drop(self.blobs.insert(*id, Stream::Tree)),
+            }
         }
         Ok(())
     }

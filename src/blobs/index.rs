@@ -205,6 +205,13 @@ impl Index {
         self.places_iter(id).any(|place| self.is_healthy(place.frame))
     }
 
+    /// Whether a blob can be had from a pack of trees.
+    pub fn is_known_tree(&self, id: &BlobId) -> bool {
+        let pack = |place: Place| self.packs.get(self.frames.get(place.frame as usize)?.pack as usize);
+        let among_trees = |place: &Place| pack(*place).is_some_and(|pack| pack.kind == Kind::TreePack);
+        self.places_iter(id).filter(among_trees).any(|place| self.is_healthy(place.frame))
+    }
+
     /// Whether a frame is not marked bad and every base of it lies in a healthy frame without bases.
     pub fn is_healthy(&self, frame: u32) -> bool {
         let plain_place = |id: &BlobId| {

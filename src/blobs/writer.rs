@@ -37,7 +37,7 @@ const HELD_TREE_BYTES: usize = 16 << 20;
 const UNASKED_BYTES: u64 = 64 << 20;
 
 /// Which packs a blob goes into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// File content.
     Data,
@@ -94,15 +94,25 @@ impl std::ops::AddAssign for Added {
 struct Shared {
     secrets: Arc<Secrets>,
     index: Arc<Index>,
-    under_way: Mutex<HashSet<BlobId>>,
+    under_way: Mutex<HashSet<(BlobId, Stream)>>,
     failed: AtomicBool,
     blobs: AtomicU64,
     raw_bytes: AtomicU64,
 }
 
 impl Shared {
-    fn is_new(&self, id: &BlobId) -> bool {
-        !self.index.is_known(id) && self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(*id)
+    /// Whether a blob is to be stored. A tree is, even where the same bytes are known as content: whoever wants trees
+    /// looks for them among trees, and anybody can have a file that holds what a folder's list will be.
+    fn is_new(&self, id: &BlobId, stream: Stream) -> bool {
+        let known = match stream {
+            Stream::Tree => self.index.is_known_tree(id),
+            Stream::Data => self.index.is_known(id),
+        };
+        if known {
+            return false;
+        }
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        !under_way.contains(&(*id, Stream::Tree)) && under_way.insert((*id, stream))
     }
 }
 
@@ -226,7 +236,7 @@ impl Filler {
             return Err(Error::Usage(format!("a blob of {} bytes is more than a frame can hold", bytes.len())));
         }
         let id = self.shared.secrets.blob_id(bytes);
-        if self.shared.is_new(&id) {
+        if self.shared.is_new(&id, self.raw.stream) {
             let full = self.raw.bytes.len() + bytes.len() > self.target_bytes || self.raw.ids.len() >= frame::MAX_BLOBS;
             if full {
                 self.flush()?;
