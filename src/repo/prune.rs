@@ -105,8 +105,29 @@ pub fn prune(repository: &Repository, options: &PruneOptions, progress: &dyn Pro
     Ok(pruned)
 }
 
-/// What all snapshots need, by the numbers of an index: true at the first number of each needed blob.
-fn needed(repository: &Repository, reader: &Reader, progress: &dyn Progress) -> Result<Vec<bool>> {
+/// What a blob is needed for: the most that any of those who name it need it for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Nothing,
+    /// Change detection, which goes without.
+    Stats,
+    Data,
+    /// Whoever knows only tree packs looks for it in them.
+    Tree,
+}
+
+impl From<Role> for Need {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Stats => Self::Stats,
+            Role::Data => Self::Data,
+            Role::Tree => Self::Tree,
+        }
+    }
+}
+
+/// What all snapshots need, by the numbers of an index: at the first number of each needed blob.
+fn needed(repository: &Repository, reader: &Reader, progress: &dyn Progress) -> Result<Vec<Need>> {
     if let Some(damaged) = repository.damaged_snapshots().first() {
         let why = format!("what it needs is not known, so nothing may be pruned ({})", damaged.why);
         return Err(Error::damaged(format!("snapshot object {}", damaged.name), why));
@@ -129,7 +150,7 @@ fn nothing_pruned(lost: &[String], count: usize) -> Error {
 /// Marks what is needed.
 struct Marks<'a> {
     index: &'a Index,
-    needed: Vec<bool>,
+    needed: Vec<Need>,
     lost: Vec<String>,
     lost_count: usize,
     snapshot: String,
@@ -138,7 +159,7 @@ struct Marks<'a> {
 
 impl<'a> Marks<'a> {
     fn new(index: &'a Index) -> Self {
-        let needed = vec![false; index.len()];
+        let needed = vec![Need::Nothing; index.len()];
         Self { index, needed, lost: Vec::new(), lost_count: 0, snapshot: String::new(), path: Vec::new() }
     }
 
@@ -157,12 +178,10 @@ impl Visitor for Marks<'_> {
     }
 
     fn blob(&mut self, id: &BlobId, role: Role) -> Result<()> {
-        match self.index.number(id).and_then(|n| self.needed.get_mut(n as usize)) {
-            Some(needed) if *needed => return Ok(()),
-            Some(needed) => *needed = true,
-            None => {}
-        }
-        if role != Role::Stats && !self.index.is_known(id) {
+        let need = Need::from(role);
+        let known = self.index.number(id).and_then(|n| self.needed.get_mut(n as usize));
+        let before = known.map_or(Need::Nothing, |known| std::mem::replace(known, need.max(*known)));
+        if before <= Need::Stats && need > Need::Stats && !self.index.is_known(id) {
             self.lack(&format!("blob {id}"));
         }
         Ok(())
@@ -177,41 +196,58 @@ impl Visitor for Marks<'_> {
 /// Of each needed blob the one place where it will be kept. Where there are several, the place that stays is read and
 /// proven before any other may go: a second copy is often there because the first was damaged, and the mark that said
 /// so can be lost with the catalogue.
-fn choose_places(reader: &Reader, needed: &[bool]) -> Result<Vec<bool>> {
+fn choose_places(reader: &Reader, needed: &[Need]) -> Result<Vec<bool>> {
     let index = reader.index();
     let (mut chosen, mut several) = (vec![false; index.len()], Vec::new());
     let mut weights = HashMap::<u32, u64>::new();
-    for (number, (id, _)) in index.iter().enumerate().filter(|(n, _)| needed.get(*n).is_some_and(|needed| *needed)) {
+    let all = index.iter().zip(needed).enumerate().filter(|(_, (_, need))| **need > Need::Nothing);
+    for (number, ((id, _), need)) in all {
         let places = index.numbered_places(&id);
         for (_, place) in &places {
             *weights.entry(pack_of(index, *place)).or_default() += u64::from(place.length_bytes) + 1;
         }
         match (places.len(), chosen.get_mut(number)) {
             (1, Some(chosen)) => *chosen = index.is_healthy(pack_frame(&places)),
-            _ => several.push((id, places)),
+            _ => several.push((id, places, *need)),
         }
     }
+    let damaged: Vec<bool> = (0_u32..).zip(index.packs()).map(|(pack, _)| index.is_damaged(pack)).collect();
     let (mut proven, mut lost) = (BTreeMap::new(), Vec::new());
-    for (id, mut places) in several {
-        // A copy in a pack that is whole, and one that leans on nothing, is the better one; then the one whose pack is
-        // needed most.
-        let weight = |place: &Place| weights.get(&pack_of(index, *place)).copied().unwrap_or_default();
-        places.sort_by_key(|(n, place)| {
-            let damaged = index.is_damaged(pack_of(index, *place));
-            (damaged, index.leans(place.frame), std::cmp::Reverse(weight(place)), *n)
+    for (id, mut places, need) in several {
+        // A tree among trees, a copy in a pack that is whole, and one that leans on nothing, is the better one; then the
+        // one whose pack is needed most.
+        places.sort_by_cached_key(|(n, place)| {
+            let pack = pack_of(index, *place);
+            let of_data = index.packs().get(pack as usize).is_none_or(|p| p.kind != Kind::TreePack);
+            let damaged = damaged.get(pack as usize).is_none_or(|damaged| *damaged);
+            let weight = weights.get(&pack).copied().unwrap_or_default();
+            (need == Need::Tree && of_data, damaged, index.leans(place.frame), std::cmp::Reverse(weight), *n)
         });
-        let whole = places.iter().find_map(|(number, place)| match prove(reader, place.frame, &mut proven) {
-            Ok(true) => Some(Ok(*number)),
-            Ok(false) => None,
-            Err(e) => Some(Err(e)),
-        });
-        match whole.transpose()?.and_then(|n| chosen.get_mut(n as usize)) {
+        match first_whole(reader, &places, &mut proven)?.and_then(|n| chosen.get_mut(n as usize)) {
             Some(chosen) => *chosen = true,
-            None => lost.push(format!("blob {id}")),
+            None if need > Need::Stats => lost.push(format!("blob {id}")),
+            None => {}
         }
     }
-    lost.dedup();
+    // Of a base the first plain copy that is not known to be damaged will be kept: those before the one that is whole are
+    // marked by reading them.
+    for id in sweep::bases_of(index, &chosen, &BTreeSet::new()).into_keys() {
+        let places = sweep::plain_places(index, &chosen, &id);
+        if places.len() != 1 && first_whole(reader, &places, &mut proven)?.is_none() {
+            lost.push(format!("base {id}"));
+        }
+    }
     if lost.is_empty() { Ok(chosen) } else { Err(nothing_pruned(lost.get(..MAX_NAMED).unwrap_or(&lost), lost.len())) }
+}
+
+/// The number of the first of some places whose frame is whole.
+fn first_whole(reader: &Reader, places: &[(u32, Place)], proven: &mut BTreeMap<u32, bool>) -> Result<Option<u32>> {
+    for (number, place) in places {
+        if prove(reader, place.frame, proven)? {
+            return Ok(Some(*number));
+        }
+    }
+    Ok(None)
 }
 
 fn pack_of(index: &Index, place: Place) -> u32 {
@@ -233,7 +269,10 @@ fn prove(reader: &Reader, frame: u32, proven: &mut BTreeMap<u32, bool>) -> Resul
         });
         match opened {
             Ok(()) => true,
-            Err(e) if e.is_damage() => false,
+            Err(e) if e.is_damage() => {
+                reader.index().mark_bad(frame);
+                false
+            }
             Err(e) => return Err(e),
         }
     };

@@ -3,7 +3,7 @@
 //! Reads and writes nothing. See `format-spec/09-pruning.md`.
 
 use crate::{
-    blobs::index::Index,
+    blobs::index::{Index, Place},
     id::{BlobId, ObjectName},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -99,9 +99,7 @@ pub fn plan(index: &Index, chosen: &[bool], lengths: &HashMap<ObjectName, u64>, 
     // needs none, for it is written without.
     let (mut holds_bases, mut holds_bases_yet) = (HashSet::new(), HashSet::new());
     for (id, stays) in bases_of(index, chosen, &repack) {
-        let plain = index.numbered_places(&id).into_iter().filter(|(_, p)| !index.leans(p.frame));
-        let mut plain: Vec<_> = plain.filter(|(_, p)| index.is_healthy(p.frame)).collect();
-        plain.sort_by_key(|(n, _)| (!chosen.get(*n as usize).is_some_and(|c| *c), *n));
+        let plain = plain_places(index, chosen, &id);
         let Some((number, place)) = plain.first() else { continue };
         let pack = index.frames().get(place.frame as usize).map(|f| f.pack);
         if !stays {
@@ -205,8 +203,16 @@ fn choose(index: &Index, packs: &[Swept], limits: SweepLimits) -> BTreeSet<u32> 
     repack
 }
 
+/// The healthy places without bases of a base, and their numbers; the first is the one that is kept.
+pub fn plain_places(index: &Index, chosen: &[bool], id: &BlobId) -> Vec<(u32, Place)> {
+    let plain = index.numbered_places(id).into_iter().filter(|(_, p)| !index.leans(p.frame));
+    let mut plain: Vec<_> = plain.filter(|(_, p)| index.is_healthy(p.frame)).collect();
+    plain.sort_by_key(|(n, _)| (!chosen.get(*n as usize).is_some_and(|c| *c), *n));
+    plain
+}
+
 /// The bases of every frame that holds something needed, and whether any of those frames stays in its place.
-fn bases_of(index: &Index, chosen: &[bool], repack: &BTreeSet<u32>) -> BTreeMap<BlobId, bool> {
+pub fn bases_of(index: &Index, chosen: &[bool], repack: &BTreeSet<u32>) -> BTreeMap<BlobId, bool> {
     let used_frames = index.iter().zip(chosen).filter(|(_, chosen)| **chosen).map(|((_, place), _)| place.frame);
     let used_frames: BTreeSet<u32> = used_frames.filter(|frame| index.leans(*frame)).collect();
     let mut bases = BTreeMap::new();

@@ -109,6 +109,104 @@ fn a_list_of_lists_that_were_all_walked_before_is_needed_all_the_same() {
     is_whole(&disk, 2);
 }
 
+/// The base of a frame lies in two packs and is needed for nothing else; one copy is damaged, and nobody has met that.
+#[test]
+fn of_two_copies_of_a_base_the_one_that_is_whole_stays() {
+    for (beside, damages_first) in [(false, true), (false, false), (true, true), (true, false)] {
+        let disk = Memory::new();
+        let mut repository = small::init(&on(&disk), None).unwrap();
+        let base = noise(1);
+        let content = [&base[..40_000], b"another end"].concat();
+        let unneeded = [noise(2), base.clone()].concat();
+        let blobs: &[&[u8]] = if beside { &[&content, &unneeded[..60_000]] } else { &[&content] };
+        pack(&repository, blobs, &[&base]);
+        let mut copies = [pack(&repository, &[&base], &[]), pack(&repository, &[&base], &[])];
+        copies.sort();
+        let run = Run::Data { id: repository.secrets().blob_id(&content), length_bytes: content.len() as u64 };
+        let entries = [forge::file(b"file", Content { depth: 0, runs: vec![run] })];
+        forge::put(&mut repository, |forge| forge.folder(&entries));
+        drop(repository);
+        disk.flip(Folder::Packs, &copies[usize::from(!damages_first)], 20_000, 1);
+        prune_all(&disk).unwrap();
+        let repository = open(&disk, Access::Read);
+        let reader = repository.reader(Arc::new(repository.index().unwrap()));
+        let bytes = reader.blob(&repository.secrets().blob_id(&content));
+        assert_eq!(bytes.unwrap(), content, "beside: {beside}, the first is damaged: {damages_first}");
+    }
+}
+
+/// Anybody whose files are backed up can have a file that holds what a folder's list will be.
+#[test]
+fn a_tree_that_lies_among_content_too_is_found_by_whoever_knows_only_trees() {
+    let disk = Memory::new();
+    let mut repository = small::init(&on(&disk), None).unwrap();
+    let piece = encode_piece(&[forge::symlink(b"link", b"target")]);
+    let lists = |repository: &Repository, case: &str| {
+        let reader = repository.tree_reader().unwrap();
+        for snapshot in repository.snapshots() {
+            let Node::Folder { content } = &snapshot.root.node else { panic!("{case}") };
+            for entry in listing(&reader, content, None).map(|entry| entry.unwrap_or_else(|e| panic!("{case}: {e}")).0)
+            {
+                let Node::Folder { content } = &entry.node else { continue };
+                let names: Vec<Result<Entry>> = listing(&reader, content, None).map(|e| e.map(|e| e.0)).collect();
+                assert!(matches!(&names[..], [Ok(link)] if link.name == b"link"), "{case}: {names:?}");
+            }
+        }
+    };
+    let with_folder = |forge: &mut forge::Forge, beside: &[u8]| {
+        let content = forge.content(&piece);
+        let beside = forge.content(beside);
+        let folder = forge.tree_run(&piece, piece.len() as u64);
+        let folder = forge::folder(b"folder", Content { depth: 0, runs: vec![folder] });
+        let entries = [forge::file(b"a", content), forge::file(b"b", beside), folder];
+        forge.folder(&entries)
+    };
+    forge::put(&mut repository, |forge| with_folder(forge, &noise(1)));
+    lists(&repository, "in one backup");
+    forge::put(&mut repository, |forge| with_folder(forge, &noise(2)));
+    drop(repository);
+    prune_all(&disk).unwrap();
+    is_whole(&disk, 2);
+    lists(&open(&disk, Access::Read), "pruned");
+}
+
+#[test]
+fn a_lost_blob_is_missed_although_stats_name_it_too() {
+    let disk = Memory::new();
+    let mut repository = small::init(&on(&disk), None).unwrap();
+    let bytes = noise(1);
+    let (name, id) = (pack(&repository, &[&bytes], &[]), repository.secrets().blob_id(&bytes));
+    let both = Content { depth: 0, runs: vec![Run::Data { id, length_bytes: bytes.len() as u64 }] };
+    let entries = [forge::file(b"file", both.clone())];
+    let root = forge::folder(b"", forge::store(&repository, |forge| forge.folder(&entries)));
+    let root_stat = Stat { folder: Some(both), ..Stat::default() };
+    repository.put_snapshot(Snapshot { root_stat, ..forge::snapshot_of(root) }).unwrap();
+    drop(repository);
+    let repository = open(&disk, Access::Exclusive);
+    repository.mark_bad(&[(name, 0)]).unwrap();
+    let before = disk.objects();
+    let e = prune(&repository, &ALL, &Silent).expect_err("a file is lost");
+    assert!(matches!(e, Error::Missing { .. }), "{e}");
+    assert_eq!(disk.objects(), before);
+}
+
+#[test]
+fn stats_that_lie_in_two_damaged_places_keep_nobody_from_pruning() {
+    let disk = Memory::new();
+    let mut repository = small::init(&on(&disk), None).unwrap();
+    let bytes = noise(1);
+    let id = repository.secrets().blob_id(&bytes);
+    let copies = [pack(&repository, &[&bytes], &[]), pack(&repository, &[&bytes], &[])];
+    let stats = Content { depth: 0, runs: vec![Run::Data { id, length_bytes: bytes.len() as u64 }] };
+    let root = forge::folder(b"", forge::store(&repository, |forge| forge.folder(&[forge::symlink(b"a", b"b")])));
+    let root_stat = Stat { folder: Some(stats), ..Stat::default() };
+    repository.put_snapshot(Snapshot { root_stat, ..forge::snapshot_of(root) }).unwrap();
+    drop(repository);
+    copies.iter().for_each(|name| disk.flip(Folder::Packs, name, 20_000, 1));
+    assert_eq!(prune_all(&disk).unwrap().deleted_packs, 2);
+    is_whole(&disk, 1);
+}
+
 /// A repository with one snapshot.
 fn one_snapshot() -> (Memory, SnapshotId) {
     let disk = Memory::new();
