@@ -80,12 +80,25 @@ pub fn prune(repository: &Repository, options: &PruneOptions, progress: &dyn Pro
     }
     let mut index = repository.index()?;
     options.damaged.iter().for_each(|name| index.mark_pack(name));
-    let index = Arc::new(index);
-    let reader = repository.reader(Arc::clone(&index));
-    let chosen = choose_places(&reader, &needed(repository, &reader, progress)?)?;
+    let reader = repository.reader(Arc::new(index));
+    let pruned = prune_with(repository, &reader, options, progress);
+    if pruned.is_err() {
+        // What ended it may be damage that nobody had met: the next backup is to store again what lies there.
+        repository.mark_bad(&reader.take_bad_frames())?;
+    }
+    pruned
+}
+
+fn prune_with(
+    repository: &Repository,
+    reader: &Reader,
+    options: &PruneOptions,
+    progress: &dyn Progress,
+) -> Result<Pruned> {
+    let chosen = choose_places(reader, &needed(repository, reader, progress)?)?;
     repository.mark_bad(&reader.take_bad_frames())?;
     let lengths = repository.pack_lengths()?;
-    let sweep = sweep::plan(&index, &chosen, &lengths, options.limits);
+    let sweep = sweep::plan(reader.index(), &chosen, &lengths, options.limits);
     let repacked_bytes: u64 = sweep.repack.iter().map(|p| p.used_bytes).sum();
     let gone_bytes: u64 = sweep.delete.iter().chain(&sweep.delete_late).map(|p| p.length_bytes).sum();
     let replaced_bytes: u64 = sweep.repack.iter().map(|p| p.length_bytes).sum();
@@ -99,7 +112,7 @@ pub fn prune(repository: &Repository, options: &PruneOptions, progress: &dyn Pro
         unused_bytes: sweep.unused_bytes(),
     };
     if !options.dry_run {
-        run(repository, &reader, &sweep, options.threads, progress)?;
+        run(repository, reader, &sweep, options.threads, progress)?;
         pruned.after_bytes = repository.pack_lengths()?.values().sum();
     }
     Ok(pruned)

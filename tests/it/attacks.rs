@@ -207,6 +207,31 @@ fn stats_that_lie_in_two_damaged_places_keep_nobody_from_pruning() {
     is_whole(&disk, 1);
 }
 
+/// Damage that nobody had met stops a prune in its middle; it is remembered, so that the next backup stores again what it
+/// hit, and the next prune says what is lost before it begins.
+#[test]
+fn damage_that_stops_a_prune_is_remembered() {
+    let disk = Memory::new();
+    let mut repository = small::init(&on(&disk), None).unwrap();
+    let (needed, unneeded) = (noise(1), noise(2));
+    let name = pack(&repository, &[&needed, &unneeded], &[]);
+    forge::put(&mut repository, |forge| {
+        let entries = [forge::file(b"file", forge.content(&needed))];
+        forge.folder(&entries)
+    });
+    drop(repository);
+    disk.flip(Folder::Packs, &name, 20_000, 1);
+    let repository = open(&disk, Access::Exclusive);
+    let id = repository.secrets().blob_id(&needed);
+    assert!(repository.index().unwrap().is_known(&id));
+    let before = disk.objects();
+    assert!(prune(&repository, &ALL, &Silent).expect_err("what is needed is damaged").is_damage());
+    assert!(!repository.index().unwrap().is_known(&id));
+    let e = prune(&repository, &ALL, &Silent).expect_err("it still is");
+    assert!(e.to_string().starts_with("nothing was pruned"), "{e}");
+    assert_eq!(disk.objects(), before);
+}
+
 /// A repository with one snapshot.
 fn one_snapshot() -> (Memory, SnapshotId) {
     let disk = Memory::new();
