@@ -91,6 +91,7 @@ pub fn repair(
         return Err(Error::Usage("a repair must be alone with the repository".into()));
     }
     let mut repaired = Repaired { completed: repository.complete_pairs(Care::Bytes)?, ..Repaired::default() };
+    repaired.completed.extend(repository.settle_records()?);
     let lost_records = revivable(repository, sources);
     recover(repository, &lost_records, found, sources, options, progress, &mut repaired)?;
     for record in &lost_records {
@@ -117,7 +118,8 @@ pub fn repair(
 /// Records of snapshots that cannot be read here any more and that a source has.
 fn revivable(repository: &Repository, sources: &[&dyn Source]) -> Vec<Snapshot> {
     let readable: HashSet<SnapshotId> = repository.snapshots().iter().map(|s| s.id).collect();
-    let ids = repository.damaged_snapshots().iter().filter_map(|d| Some(SnapshotId::from_object(&d.name)?.0));
+    let damaged = repository.damaged_snapshots().iter().filter(|d| !d.newer);
+    let ids = damaged.filter_map(|d| Some(SnapshotId::from_object(&d.name)?.0));
     let ids: BTreeSet<SnapshotId> = ids.filter(|id| !readable.contains(id)).collect();
     ids.iter().filter_map(|id| sources.iter().find_map(|source| source.snapshot(id))).collect()
 }

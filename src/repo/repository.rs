@@ -352,6 +352,32 @@ impl Repository {
         Ok(snapshot)
     }
 
+    /// Puts the record of every snapshot again that is not whole on the medium, and known from the catalogue, or that
+    /// counts only because a later one is damaged; then the older ones go. Returns the names of the new objects, each
+    /// there durably, twice.
+    ///
+    /// # Errors
+    /// `Newer`, and storage errors.
+    pub fn settle_records(&mut self) -> Result<Vec<ObjectName>> {
+        self.clear.allow_writing(&self.config_object)?;
+        self.load_snapshots()?;
+        let mut put = Vec::new();
+        for id in self.snapshots.unsettled(&self.target)? {
+            let Some(snapshot) = self.snapshots.get(&id).cloned() else { continue };
+            put.push(id.object(self.snapshots.next_generation(&id)?));
+            self.put_next(&snapshot, Generation::FIRST)?;
+        }
+        Ok(put)
+    }
+
+    /// Puts the next generation of a snapshot, or at least the one given, then deletes the older ones.
+    fn put_next(&mut self, snapshot: &Snapshot, least: Generation) -> Result<()> {
+        snapshots::put(&self.target, snapshot, self.snapshots.next_generation(&snapshot.id)?.max(least))?;
+        self.load_snapshots()?;
+        self.snapshots.delete_superseded(&self.target, &snapshot.id)?;
+        self.load_snapshots()
+    }
+
     /// Puts the record of a snapshot that can be read from neither of its files any more, above every generation of it that
     /// has a file, and deletes those. Its place in the order of commits is behind the last snapshot that is not later. On
     /// return it is there, durably, twice.
@@ -364,12 +390,10 @@ impl Repository {
         if self.snapshots.get(&snapshot.id).is_some() {
             return Err(Error::Usage(format!("snapshot {} is there already", snapshot.id)));
         }
+        self.snapshots.refuse_newer(&snapshot.id)?;
         let earlier = self.snapshots().iter().filter(|s| s.time <= snapshot.time).map(|s| s.commit);
         let snapshot = Snapshot { commit: earlier.max().unwrap_or(0), ..snapshot.clone() };
-        snapshots::put(&self.target, &snapshot, self.snapshots.next_generation(&snapshot.id)?)?;
-        self.load_snapshots()?;
-        self.snapshots.delete_superseded(&self.target, &snapshot.id)?;
-        self.load_snapshots()
+        self.put_next(&snapshot, Generation::FIRST)
     }
 
     /// Puts a snapshot of another repository whose blobs are all durable here, as the latest commit and as at least the
@@ -380,15 +404,14 @@ impl Repository {
     pub fn put_copy(&mut self, snapshot: Snapshot, least: Generation) -> Result<Snapshot> {
         self.load_snapshots()?;
         while self.snapshots.get(&snapshot.id).is_none() {
+            self.snapshots.refuse_newer(&snapshot.id)?;
             let snapshot = Snapshot { commit: self.snapshots.next_commit(), ..snapshot.clone() };
-            let put = snapshots::put(&self.target, &snapshot, self.snapshots.next_generation(&snapshot.id)?.max(least));
-            self.load_snapshots()?;
-            match put {
-                Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            match self.put_next(&snapshot, least) {
+                Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {
+                    self.load_snapshots()?;
+                }
                 put => put?,
             }
-            self.snapshots.delete_superseded(&self.target, &snapshot.id)?;
-            self.load_snapshots()?;
         }
         self.snapshots.get(&snapshot.id).cloned().ok_or(Error::Refused)
     }
@@ -422,15 +445,12 @@ impl Repository {
             if new == *old {
                 return Ok(new);
             }
-            match snapshots::put(&self.target, &new, self.snapshots.next_generation(id)?.max(least)) {
+            self.snapshots.refuse_newer(id)?;
+            match self.put_next(&new, least) {
                 // Somebody else has changed it meanwhile: the change is made to what they left.
-                Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => continue,
-                put => put?,
+                Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+                put => return put.map(|()| new),
             }
-            self.load_snapshots()?;
-            self.snapshots.delete_superseded(&self.target, id)?;
-            self.load_snapshots()?;
-            return Ok(new);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     repo::{paired, snapshot::Snapshot},
     storage::{
         envelope::{self, Kind, Label},
-        object::{Folder, unreadable_as_damage},
+        object::{Folder, met_unreadable, unreadable_as_damage},
     },
 };
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +22,10 @@ pub struct DamagedSnapshot {
     pub name: ObjectName,
     /// What is wrong with it.
     pub why: String,
+    /// It is not damaged at all: a newer version has put it, and proven it.
+    pub newer: bool,
+    /// It could not be asked for, and may be whole.
+    pub unread: bool,
 }
 
 /// All snapshots of a repository, as they were when they were loaded.
@@ -69,6 +73,16 @@ fn read(target: &Target, name: &ObjectName, pair: &paired::Pair) -> Result<(Snap
     Ok((open(target, name, &bytes)?, bytes))
 }
 
+/// Whether either file proves that it is of a newer version.
+fn is_newer(target: &Target, name: &ObjectName, pair: &paired::Pair) -> bool {
+    let files = [(Folder::Snapshots, pair.primary_bytes), (Folder::Mirror, pair.mirror_bytes)];
+    let is_newer = |(place, length_bytes): (Folder, Option<u64>)| {
+        let verified = length_bytes.map(|l| envelope::verify(target.storage.as_ref(), place, name, l));
+        matches!(verified, Some(Err(Error::Newer { .. })))
+    };
+    files.into_iter().any(is_newer)
+}
+
 impl Snapshots {
     /// Loads every snapshot: from its row where that proves itself, else from the medium. One that vanishes meanwhile
     /// is left out.
@@ -89,6 +103,7 @@ impl Snapshots {
                     snapshot
                 }),
             };
+            let unread = loaded.as_ref().is_err_and(|e| met_unreadable(target.storage.as_ref(), e));
             match loaded.map_err(|e| unreadable_as_damage(target.storage.as_ref(), e)) {
                 // Generations come in order, so the last one that is whole stays.
                 Ok(snapshot) => {
@@ -97,7 +112,8 @@ impl Snapshots {
                 }
                 Err(e) if e.is_absence() => continue,
                 Err(e) if e.is_damage() => {
-                    all.damaged.push(DamagedSnapshot { name: name.clone(), why: e.to_string() });
+                    let newer = is_newer(target, name, pair);
+                    all.damaged.push(DamagedSnapshot { name: name.clone(), why: e.to_string(), newer, unread });
                 }
                 Err(e) => return Err(e),
             }
@@ -121,6 +137,48 @@ impl Snapshots {
     /// Objects that cannot be read and that no later generation stands for.
     pub fn damaged(&self) -> &[DamagedSnapshot] {
         &self.damaged
+    }
+
+    /// Makes sure that no record of a snapshot that a newer version has put would be replaced or deleted: it may say
+    /// what this version does not know.
+    ///
+    /// # Errors
+    /// `Newer`.
+    pub fn refuse_newer(&self, id: &SnapshotId) -> Result<()> {
+        let is_of = |d: &&DamagedSnapshot| SnapshotId::from_object(&d.name).is_some_and(|(of, _)| of == *id);
+        match self.damaged.iter().filter(is_of).find(|d| d.newer) {
+            Some(d) => Err(Error::Newer { object: Folder::Snapshots.object(&d.name), why: d.why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Snapshots whose record counts although it is not whole on the medium, or below a later one that is damaged; not
+    /// those of which a later one may be whole.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn unsettled(&self, target: &Target) -> Result<Vec<SnapshotId>> {
+        let (storage, pairs) = (target.storage.as_ref(), pairs(target)?);
+        let mut unsettled = Vec::new();
+        for snapshot in &self.list {
+            let (Some(whole), Ok(generations)) = (self.whole.get(&snapshot.id), self.generations(&snapshot.id)) else {
+                continue;
+            };
+            let name = snapshot.id.object(*whole);
+            let pair = pairs.get(&name).cloned().unwrap_or_default();
+            let on_medium = match read(target, &name, &pair).map_err(|e| unreadable_as_damage(storage, e)) {
+                Err(e) if e.is_damage() => false,
+                Err(e) if e.is_absence() => continue,
+                read => read.map(|_| true)?,
+            };
+            let may_be_whole = |d: &DamagedSnapshot| d.newer || d.unread;
+            let is_of = |d: &DamagedSnapshot| SnapshotId::from_object(&d.name).is_some_and(|(of, _)| of == snapshot.id);
+            let later = self.damaged.iter().any(|d| is_of(d) && may_be_whole(d));
+            if (!on_medium || generations.last() > Some(whole)) && !later {
+                unsettled.push(snapshot.id);
+            }
+        }
+        Ok(unsettled)
     }
 
     /// The snapshot of an id.

@@ -260,6 +260,34 @@ fn put_newer(disk: &Memory, id: SnapshotId, proven: bool) -> ObjectName {
     name
 }
 
+#[test]
+fn the_record_that_a_newer_version_has_put_is_neither_replaced_nor_forgotten() {
+    let (disk, id) = one_snapshot();
+    let other = disk.snapshot();
+    put_newer(&disk, id, true);
+    let untouched = |disk: &Memory, case: &str, work: &dyn Fn(&mut Repository) -> Result<()>| {
+        let before = disk.objects();
+        let done = work(&mut open(disk, Access::Exclusive));
+        assert!(matches!(done, Err(Error::Newer { .. })), "{case}: {done:?}");
+        assert_eq!(disk.objects(), before, "{case}");
+    };
+    let only_newer = disk.snapshot();
+    for folder in [Folder::Snapshots, Folder::Mirror] {
+        only_newer.remove(folder, &id.object(Generation::FIRST));
+    }
+    untouched(&disk, "rewrite", &|r| r.rewrite(&id, &|s| s.tags = vec!["t".into()]).map(drop));
+    untouched(&disk, "forget", &|r| r.forget(&[id]));
+    untouched(&only_newer, "forget what only a newer version reads", &|r| r.forget(&[id]));
+    let record = open(&other, Access::Read).snapshots()[0].clone();
+    untouched(&only_newer, "revive", &|r| r.revive(&record));
+    for disk in [&disk, &only_newer] {
+        let before = disk.objects();
+        assert!(prune_all(disk).expect_err("what it needs is not known").is_damage());
+        assert_eq!(repair_from(disk, Some(&other)), 0);
+        assert_eq!(disk.objects(), before);
+    }
+}
+
 /// Repairs, and says how many records have come back.
 fn repair_from(disk: &Memory, other: Option<&Memory>) -> usize {
     let mut repository = open(disk, Access::Exclusive);
@@ -268,6 +296,49 @@ fn repair_from(disk: &Memory, other: Option<&Memory>) -> usize {
     let sources: Vec<&dyn Source> = other.iter().map(|other| other as &dyn Source).collect();
     let options = RepairOptions { threads: 1, drop_lost: false };
     repair(&mut repository, &found, &sources, options, &Silent).unwrap().revived.len()
+}
+
+#[test]
+fn a_record_that_only_says_that_it_is_newer_is_damaged() {
+    let (disk, id) = one_snapshot();
+    put_newer(&disk, id, false);
+    let mut repository = open(&disk, Access::Write);
+    repository.rewrite(&id, &|s| s.tags = vec!["t".into()]).unwrap();
+    assert!(repository.damaged_snapshots().is_empty());
+    repository.forget(&[id]).unwrap();
+}
+
+/// A rewriting that a power cut has torn leaves the older record, which counts. Nothing else tells that it does.
+#[test]
+fn a_repair_puts_the_record_that_counts_in_the_place_of_a_later_one_that_is_damaged() {
+    let (disk, id) = one_snapshot();
+    let second = id.object(Generation::FIRST.next().unwrap());
+    disk.replace(Folder::Snapshots, &second, Vec::new());
+    assert!(prune_all(&disk).is_err());
+    repair_from(&disk, None);
+    let repository = open(&disk, Access::Read);
+    assert!(repository.damaged_snapshots().is_empty());
+    assert!(!check(&repository, ReadData::All, &Silent).unwrap().has_damage());
+    drop(repository);
+    prune_all(&disk).unwrap();
+    is_whole(&disk, 1);
+}
+
+/// Both files of a record are damaged, and the catalogue still has its bytes.
+#[test]
+fn a_repair_puts_a_record_again_that_only_the_catalogue_has() {
+    let (disk, id) = one_snapshot();
+    let mut repository = open(&disk, Access::Exclusive);
+    for folder in [Folder::Snapshots, Folder::Mirror] {
+        disk.flip(folder, &id.object(Generation::FIRST), 150, 1);
+    }
+    let found = check(&repository, ReadData::All, &Silent).unwrap();
+    let options = RepairOptions { threads: 1, drop_lost: false };
+    let repaired = repair(&mut repository, &found, &[], options, &Silent).unwrap();
+    assert!(!repaired.left.has_damage(), "{:?}", repaired.left.findings);
+    drop(repository);
+    // A medium in memory keeps no catalogue.
+    is_whole(&disk, 1);
 }
 
 /// What happens on the medium before a call on an object.
