@@ -97,18 +97,24 @@ pub fn put(storage: &dyn Storage, folder: Folder, label: &Label, body: &[u8]) ->
     }
 }
 
-/// Removes both files, the mirror first. On return the object is gone durably.
+/// Removes both files, the mirror first; and the mirror once more, should another writer have completed the pair in
+/// between. On return the object is gone durably.
 ///
 /// # Errors
 /// A storage error.
 pub fn delete(storage: &dyn Storage, folder: Folder, name: &ObjectName) -> Result<()> {
-    for place in [Folder::Mirror, folder] {
+    for place in [Folder::Mirror, folder, Folder::Mirror] {
         match storage.delete(place, name) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             deleted => deleted.map_err(|e| Error::storage("delete", place.object(name), e))?,
         }
     }
     Ok(())
+}
+
+fn is_listed(storage: &dyn Storage, folder: Folder, name: &ObjectName) -> Result<bool> {
+    let listed = storage.list(folder).map_err(|e| Error::storage("list", folder.as_str(), e))?;
+    Ok(listed.iter().any(|l| l.name == *name))
 }
 
 /// How closely the files of pairs are looked at before they are completed.
@@ -169,6 +175,11 @@ pub fn complete(
             // A full medium must be opened to make room on it: the next writing command has the room, or says so.
             Err(Error::MediumFull { .. }) if care == Care::Lengths => continue,
             put => drop(put?),
+        }
+        // Whoever deletes the object meanwhile takes the mirror first: then this one has come too late.
+        if place == Folder::Mirror && !is_listed(storage, folder, name)? {
+            delete(storage, folder, name)?;
+            continue;
         }
         completed.push(name.clone());
     }

@@ -35,6 +35,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+/// How often a snapshot is forgotten that others put again meanwhile.
+const FORGETTINGS: u32 = 3;
+
 /// An open repository.
 #[derive(Debug)]
 pub struct Repository {
@@ -458,8 +461,8 @@ impl Repository {
     /// they are gone durably.
     ///
     /// # Errors
-    /// `Usage` where one is protected and `NoSnapshot` where one is not there, with nothing forgotten; `Newer`; storage
-    /// errors.
+    /// With nothing forgotten, `Usage` where one is protected, `NoSnapshot` where one is not there, `Newer` where a newer
+    /// version has put a record of it; storage errors.
     pub fn forget(&mut self, ids: &[SnapshotId]) -> Result<()> {
         self.forget_chosen(ids, &[])
     }
@@ -473,20 +476,28 @@ impl Repository {
         self.clear.allow_writing(&self.config_object)?;
         self.load_snapshots()?;
         let all = || named.iter().chain(by_policy);
-        for id in all() {
-            if self.snapshots.get(id).is_some_and(|s| s.protected) {
-                return Err(Error::Usage(format!("snapshot {} is protected, and nothing was forgotten", id.short())));
+        all().try_for_each(|id| self.snapshots.generations(id).map(drop))?;
+        for _ in 0..FORGETTINGS {
+            let there = || all().filter(|id| self.has(id));
+            for id in there() {
+                self.snapshots.refuse_newer(id)?;
+                if self.snapshots.get(id).is_some_and(|s| s.protected) {
+                    return Err(Error::Usage(format!("snapshot {} is protected and not forgotten", id.short())));
+                }
             }
-            self.snapshots.generations(id)?;
+            if let Some(id) = by_policy.iter().find(|id| self.is_doubtful(id)) {
+                let id = id.short();
+                let why = format!("a newer record of snapshot {id} is damaged: only by its id is it forgotten");
+                return Err(Error::Usage(why));
+            }
+            there().try_for_each(|id| self.snapshots.forget(&self.target, id))?;
+            // Another writer may have put a changed record while the one before it went.
+            self.load_snapshots()?;
+            if !all().any(|id| self.has(id)) {
+                return Ok(());
+            }
         }
-        if let Some(id) = by_policy.iter().find(|id| self.is_doubtful(id)) {
-            let id = id.short();
-            let why =
-                format!("a newer record of snapshot {id} is damaged: only by its id is it forgotten; nothing was");
-            return Err(Error::Usage(why));
-        }
-        all().try_for_each(|id| self.snapshots.forget(&self.target, id))?;
-        self.load_snapshots()
+        Err(Error::Usage("another xsnap changes what is to be forgotten".into()))
     }
 
     /// Marks frames that were found damaged, so that the next backup stores their blobs again.

@@ -428,6 +428,51 @@ fn is_gone(disk: &Memory, id: SnapshotId, case: &str) {
     assert!(!repository.has(&id), "{case}: it is back");
 }
 
+/// Both hold the shared lock, or there is none.
+#[test]
+fn a_writer_that_completes_a_snapshot_while_another_forgets_it_does_not_bring_it_back() {
+    let (disk, id) = one_snapshot();
+    let half = disk.snapshot();
+    half.remove(Folder::Mirror, &id.object(Generation::FIRST));
+    // It is forgotten before the missing file is put again.
+    let first = half.snapshot();
+    let forgotten = first.clone();
+    let storage = Meanwhile::new(&first, "create", Folder::Mirror, move || forget_on(&forgotten, id));
+    small::open(&(Arc::new(storage.clone()) as Arc<dyn Storage>), None, Access::Write).unwrap();
+    assert!(storage.is_done());
+    is_gone(&first, id, "forgotten before the second file was put");
+    // Its missing file is put again between the two deletions of a forgetting.
+    let second = half.snapshot();
+    let completed = second.clone();
+    let storage = Meanwhile::new(&second, "delete", Folder::Snapshots, move || drop(open(&completed, Access::Write)));
+    let mut repository = small::open(&(Arc::new(storage.clone()) as Arc<dyn Storage>), None, Access::Read).unwrap();
+    repository.forget(&[id]).unwrap();
+    assert!(storage.is_done());
+    drop(repository);
+    is_gone(&second, id, "completed while it was forgotten");
+}
+
+#[test]
+fn a_change_to_a_snapshot_that_is_put_while_another_forgets_it_does_not_bring_it_back() {
+    let (disk, id) = one_snapshot();
+    for protects in [false, true] {
+        let disk = disk.snapshot();
+        let changed = disk.clone();
+        let storage = Meanwhile::new(&disk, "delete", Folder::Snapshots, move || {
+            let change = |s: &mut Snapshot| (s.tags, s.protected) = (vec!["tag".into()], protects);
+            open(&changed, Access::Read).rewrite(&id, &change).map(drop).unwrap();
+        });
+        let storage = Arc::new(storage);
+        let mut repository = small::open(&(storage.clone() as Arc<dyn Storage>), None, Access::Read).unwrap();
+        let done = repository.forget(&[id]);
+        assert!(storage.is_done());
+        drop(repository);
+        // What is protected by then stays, and who forgets it is told.
+        assert_eq!(done.is_ok(), !protects, "{done:?}");
+        assert_eq!(open(&disk, Access::Write).has(&id), protects);
+    }
+}
+
 /// Repairs without any source and drops what is lost.
 fn drop_lost(repository: &mut Repository) -> Repaired {
     let found = check(repository, ReadData::No, &Silent).unwrap();
