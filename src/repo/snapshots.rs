@@ -93,6 +93,7 @@ impl Snapshots {
         let pairs = pairs(target)?;
         let (mut all, mut changed) = (Self::default(), Changed::default());
         let mut found = BTreeMap::<SnapshotId, Snapshot>::new();
+        let mut absent = Vec::new();
         for (name, pair) in &pairs {
             let Some((id, generation)) = SnapshotId::from_object(name) else { continue };
             let from_row = rows.get(name).and_then(|bytes| open(target, name, bytes).ok());
@@ -110,7 +111,10 @@ impl Snapshots {
                     found.insert(id, snapshot);
                     all.whole.insert(id, generation);
                 }
-                Err(e) if e.is_absence() => continue,
+                Err(e) if e.is_absence() => {
+                    absent.push((name, e));
+                    continue;
+                }
                 Err(e) if e.is_damage() => {
                     let newer = is_newer(target, name, pair);
                     all.damaged.push(DamagedSnapshot { name: name.clone(), why: e.to_string(), newer, unread });
@@ -118,6 +122,15 @@ impl Snapshots {
                 Err(e) => return Err(e),
             }
             all.objects.entry(id).or_default().push(generation);
+        }
+        // What is still listed has not been forgotten: a file system that is damaged may list what it cannot open.
+        let listed = if absent.is_empty() { BTreeMap::new() } else { self::pairs(target)? };
+        for (name, e) in absent.into_iter().filter(|(name, _)| listed.contains_key(name)) {
+            all.damaged.push(DamagedSnapshot { name: name.clone(), why: e.to_string(), newer: false, unread: true });
+            let Some((id, generation)) = SnapshotId::from_object(name) else { continue };
+            let generations = all.objects.entry(id).or_default();
+            generations.push(generation);
+            generations.sort_unstable();
         }
         let superseded = |d: &DamagedSnapshot| {
             SnapshotId::from_object(&d.name).is_some_and(|(id, g)| all.whole.get(&id).is_some_and(|whole| g < *whole))

@@ -473,6 +473,19 @@ fn a_change_to_a_snapshot_that_is_put_while_another_forgets_it_does_not_bring_it
     }
 }
 
+/// On a file system that is damaged, a name can be listed and not be opened.
+#[test]
+fn a_snapshot_that_is_listed_and_cannot_be_opened_is_not_taken_for_forgotten() {
+    let (disk, _) = one_snapshot();
+    let mut storage = Meanwhile::new(&disk, "never", Folder::Packs, || ());
+    storage.unopened = Some(Folder::Snapshots);
+    let before = disk.objects();
+    let repository = small::open(&(Arc::new(storage) as Arc<dyn Storage>), None, Access::Exclusive).unwrap();
+    assert_eq!((repository.snapshots().len(), repository.damaged_snapshots().len()), (0, 1));
+    assert!(prune(&repository, &ALL, &Silent).expect_err("what it needs is not known").is_damage());
+    assert_eq!(disk.objects(), before);
+}
+
 /// Repairs without any source and drops what is lost.
 fn drop_lost(repository: &mut Repository) -> Repaired {
     let found = check(repository, ReadData::No, &Silent).unwrap();
