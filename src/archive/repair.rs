@@ -92,6 +92,8 @@ pub fn repair(
     }
     let mut repaired = Repaired { completed: repository.complete_pairs(Care::Bytes)?, ..Repaired::default() };
     repaired.completed.extend(repository.settle_records()?);
+    // Nothing is given up for a mark.
+    repository.prove_marks()?;
     let lost_records = revivable(repository, sources);
     recover(repository, &lost_records, found, sources, options, progress, &mut repaired)?;
     for record in &lost_records {

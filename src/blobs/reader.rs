@@ -211,6 +211,15 @@ impl Reader {
         self.noticed(frame, opened)
     }
 
+    /// Reads a frame and compares every blob of it with its id.
+    ///
+    /// # Errors
+    /// `Damaged` or `Missing`, or a storage error.
+    pub fn prove_frame(&self, frame: u32) -> Result<()> {
+        let opened = self.frame(frame)?;
+        self.index.blobs_of(frame).try_for_each(|(id, place)| self.verified(&opened, place, &id).map(drop))
+    }
+
     /// Opens a frame from its bytes, which somebody else has read, and compares every blob of it with its id.
     ///
     /// # Errors

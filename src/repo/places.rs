@@ -36,6 +36,37 @@ impl Repository {
         Ok(index)
     }
 
+    /// Reads every frame again that is marked as damaged, and takes the marks of those back that are whole. A mark is a
+    /// hint: a loose plug has made it, or somebody who has written to the medium.
+    ///
+    /// # Errors
+    /// A storage error that is no damage.
+    pub fn prove_marks(&self) -> Result<()> {
+        let marked = self.with_catalog(Catalog::bad_frames)?;
+        if marked.is_empty() {
+            return Ok(());
+        }
+        let reader = self.reader(Arc::new(self.index_unmarked()?));
+        for pack in reader.index().packs() {
+            let Some(frames) = marked.get(&pack.name) else { continue };
+            let mut bad = Vec::new();
+            for number in frames {
+                let frame = pack.first_frame.checked_add(*number);
+                let own = |frame: &u32| reader.index().frame(*frame).is_some_and(|(_, of, _)| of.name == pack.name);
+                match frame.filter(own).map(|frame| reader.prove_frame(frame)) {
+                    Some(Err(e)) if e.is_damage() => bad.push((pack.name.clone(), *number)),
+                    Some(proven) => proven?,
+                    None => {}
+                }
+            }
+            if bad.len() < frames.len() {
+                self.unmark(&pack.name)?;
+                self.mark_bad(&bad)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A reader that knows where trees and lists are, and nothing else.
     ///
     /// # Errors

@@ -277,10 +277,7 @@ fn prove(reader: &Reader, frame: u32, proven: &mut BTreeMap<u32, bool>) -> Resul
         return Ok(*proven);
     }
     let whole = reader.index().is_healthy(frame) && {
-        let opened = reader.frame(frame).and_then(|opened| {
-            reader.index().blobs_of(frame).try_for_each(|(id, place)| reader.verified(&opened, place, &id).map(drop))
-        });
-        match opened {
+        match reader.prove_frame(frame) {
             Ok(()) => true,
             Err(e) if e.is_damage() => {
                 reader.index().mark_bad(frame);

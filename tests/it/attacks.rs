@@ -491,3 +491,17 @@ fn drop_lost(repository: &mut Repository) -> Repaired {
     let found = check(repository, ReadData::No, &Silent).unwrap();
     repair(repository, &found, &[], RepairOptions { threads: 1, drop_lost: true }, &Silent).unwrap()
 }
+
+/// A mark of the catalogue proves nothing: a loose plug has made it, or somebody who has written to the medium.
+#[test]
+fn nothing_is_dropped_for_a_mark_of_a_frame_that_is_whole() {
+    let (disk, _) = one_snapshot();
+    let mut repository = open(&disk, Access::Exclusive);
+    let marks = disk.objects_in(Folder::Packs).into_iter().flat_map(|(name, _)| [(name.clone(), 0), (name, 77)]);
+    repository.mark_bad(&marks.collect::<Vec<_>>()).unwrap();
+    let before = disk.objects();
+    let repaired = drop_lost(&mut repository);
+    assert!(repaired.reduced.is_empty() && !repaired.left.has_damage(), "{repaired:?}");
+    assert!(repository.snapshots()[0].complete);
+    assert_eq!(disk.objects(), before);
+}
