@@ -98,7 +98,8 @@ pub fn backup(repository: &mut Repository, request: &Request, progress: &dyn Pro
     let parent = parent_of(repository, request).cloned();
     if let Some(parent) = &parent {
         let counts = parent.counts;
-        progress.tell(Event::Total { entries: counts.files + counts.folders + counts.others, bytes: counts.bytes });
+        let entries = counts.files.saturating_add(counts.folders).saturating_add(counts.others);
+        progress.tell(Event::Total { entries, bytes: counts.bytes });
     }
     let mut all_added = Added::default();
     for attempt in 1.. {

@@ -309,7 +309,7 @@ fn reduce(
             snapshot.root = assembled.root.clone();
             snapshot.root_stat = assembled.root_stat.clone();
             snapshot.complete = false;
-            snapshot.counts.problems += assembled.counts.problems;
+            snapshot.counts.problems = snapshot.counts.problems.saturating_add(dropped);
             snapshot.problems.extend(assembled.problems.iter().cloned());
         })?;
         repaired.reduced.push((id, dropped));

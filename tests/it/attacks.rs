@@ -505,3 +505,24 @@ fn nothing_is_dropped_for_a_mark_of_a_frame_that_is_whole() {
     assert!(repository.snapshots()[0].complete);
     assert_eq!(disk.objects(), before);
 }
+
+#[test]
+fn no_forged_count_or_size_stops_a_repair() {
+    let disk = Memory::new();
+    let mut repository = small::init(&on(&disk), None).unwrap();
+    let root = forge::store(&repository, |forge| {
+        let huge = Content { depth: 0, runs: vec![Run::Hole { length_bytes: u64::MAX }] };
+        let lost = Content { depth: 0, runs: vec![forge.nowhere(5)] };
+        let entries = [forge::file(b"a", huge.clone()), forge::file(b"b", huge), forge::file(b"c", lost)];
+        forge.folder(&entries)
+    });
+    let counts = Counts { problems: u64::MAX, files: u64::MAX, ..Counts::default() };
+    let forged = Snapshot { counts, ..forge::snapshot_of(forge::folder(b"", root)) };
+    repository.put_snapshot(forged).unwrap();
+    drop(repository);
+    let mut repository = open(&disk, Access::Exclusive);
+    let repaired = drop_lost(&mut repository);
+    assert_eq!((repaired.reduced.len(), repaired.left.has_damage()), (1, false), "{repaired:?}");
+    let snapshot = &repository.snapshots()[0];
+    assert_eq!((snapshot.counts.problems, snapshot.problems.len()), (u64::MAX, 1));
+}

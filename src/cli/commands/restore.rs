@@ -76,9 +76,8 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     let counts = snapshot.counts;
     session.screen.begin("restore");
     if path.is_empty() && words.include.is_empty() {
-        session
-            .screen
-            .tell(Event::Total { entries: counts.files + counts.folders + counts.others, bytes: counts.bytes });
+        let entries = counts.files.saturating_add(counts.folders).saturating_add(counts.others);
+        session.screen.tell(Event::Total { entries, bytes: counts.bytes });
     }
     let reader = repository.reader_of(&entry)?;
     let done = bring_back(&reader, &selected, place.root.as_fd(), &request, session.screen);
