@@ -366,7 +366,9 @@ impl Repository {
         self.load_snapshots()?;
         let mut put = Vec::new();
         for id in self.snapshots.unsettled(&self.target)? {
-            let Some(snapshot) = self.snapshots.get(&id).cloned() else { continue };
+            let Some(mut snapshot) = self.snapshots.get(&id).cloned() else { continue };
+            // The change that is lost may have been its protection: no policy is to forget it for that.
+            snapshot.protected |= self.snapshots.is_doubtful(&id);
             put.push(id.object(self.snapshots.next_generation(&id)?));
             self.put_next(&snapshot, Generation::FIRST)?;
         }

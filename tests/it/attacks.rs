@@ -2,6 +2,7 @@
 //! listed snapshot needs goes, and nothing that is gone comes back.
 
 use crate::support::{
+    faults::Faulty,
     forge,
     random::Random,
     small,
@@ -16,6 +17,7 @@ use xsnap::{
     archive::{
         elsewhere::OtherRepository,
         repair::{RepairOptions, Repaired, Source, repair},
+        salvage::salvage,
     },
     blobs::{frame::Compressor, pack::PackBuilder},
     error::{Error, Result},
@@ -34,6 +36,7 @@ use xsnap::{
     },
     storage::{
         envelope::Kind,
+        local::LocalStorage,
         object::{Folder, Listed, LockMode, Locking, Storage, Upload},
     },
 };
@@ -318,6 +321,7 @@ fn a_repair_puts_the_record_that_counts_in_the_place_of_a_later_one_that_is_dama
     repair_from(&disk, None);
     let repository = open(&disk, Access::Read);
     assert!(repository.damaged_snapshots().is_empty());
+    assert!(repository.snapshots()[0].protected, "the lost change may have been that");
     assert!(!check(&repository, ReadData::All, &Silent).unwrap().has_damage());
     drop(repository);
     prune_all(&disk).unwrap();
