@@ -12,10 +12,16 @@ use crate::{
     error::{Error, Result},
     id::ObjectName,
     repo::{catalog::PackRow, opening::listed},
-    storage::object::{Folder, Listed, met_unreadable},
+    storage::{
+        envelope::HEADER_BYTES,
+        object::{Folder, Listed, met_unreadable},
+    },
 };
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use std::collections::{HashMap, HashSet};
+
+/// How many known packs are asked whether the medium is still there.
+const ASKED_PACKS: usize = 8;
 
 /// Reads the table of one pack, as a row of the catalogue.
 ///
@@ -51,8 +57,15 @@ pub fn read_missing(target: &Target, known: &HashMap<ObjectName, u64>, on_medium
     // One bad place is no medium that is gone; the pack is looked at again at the next opening.
     let unread = |row: &Result<PackRow>| row.as_ref().is_err_and(|e| met_unreadable(target.storage.as_ref(), e));
     let vanished = |row: &Result<PackRow>| row.as_ref().is_err_and(Error::is_absence);
-    let answers = rows.iter().any(Result::is_ok);
+    let answers = rows.iter().any(Result::is_ok) || (rows.iter().any(unread) && one_answers(target, known, on_medium));
     rows.into_iter().filter(|row| !vanished(row) && (!answers || !unread(row))).collect()
+}
+
+/// Whether the start of any of some known packs can be read.
+fn one_answers(target: &Target, known: &HashMap<ObjectName, u64>, on_medium: &[Listed]) -> bool {
+    let there: Vec<&Listed> = on_medium.iter().filter(|l| known.get(&l.name) == Some(&l.length_bytes)).collect();
+    let mut asked = there.iter().step_by((there.len() / ASKED_PACKS).max(1));
+    asked.any(|l| target.storage.read(Folder::Packs, &l.name, 0, HEADER_BYTES).is_ok())
 }
 
 impl Relist for Target {

@@ -530,3 +530,34 @@ fn no_forged_count_or_size_stops_a_repair() {
     let snapshot = &repository.snapshots()[0];
     assert_eq!((snapshot.counts.problems, snapshot.problems.len()), (u64::MAX, 1));
 }
+
+/// A repository whose catalogue stays from one opening to the next, and the names of its packs of content.
+fn with_catalogue() -> (tempfile::TempDir, Arc<dyn Storage>, Vec<ObjectName>) {
+    let place = small::quick_place();
+    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new(place.path().join("repository")));
+    let mut repository = small::init(&storage, None).unwrap();
+    let contents = [noise(1), noise(2)];
+    let packs = contents.iter().map(|bytes| pack(&repository, &[bytes], &[])).collect();
+    forge::put(&mut repository, |forge| {
+        let entries = [forge::file(b"a", forge.content(&contents[0])), forge::file(b"b", forge.content(&contents[1]))];
+        forge.folder(&entries)
+    });
+    drop(repository);
+    (place, storage, packs)
+}
+
+/// At the second opening, the catalogue knows every other pack, and none of those is asked for.
+#[test]
+fn one_pack_that_cannot_be_read_keeps_nobody_out_however_often_it_is_opened() {
+    let (place, storage, packs) = with_catalogue();
+    std::fs::remove_file(place.path().join("repository/index.sqlite")).unwrap();
+    let faulty = Faulty::new(storage);
+    faulty.spoil(Folder::Packs, &packs[0], 0..u64::MAX);
+    let spoilt: Arc<dyn Storage> = Arc::new(faulty.clone());
+    for n in 0..3 {
+        let repository = small::open(&spoilt, None, Access::Write).unwrap_or_else(|e| panic!("opening {n}: {e}"));
+        assert_eq!(repository.index().unwrap().packs().len(), 2, "opening {n}");
+    }
+    faulty.heal();
+    assert_eq!(small::open(&spoilt, None, Access::Read).unwrap().index().unwrap().packs().len(), 3);
+}
