@@ -92,8 +92,9 @@ pub fn repair(
     }
     let mut repaired = Repaired { completed: repository.complete_pairs(Care::Bytes)?, ..Repaired::default() };
     repaired.completed.extend(repository.settle_records()?);
-    // Nothing is given up for a mark.
+    // Nothing is given up for a mark, nor for a pack that could not be read when the repository was opened.
     repository.prove_marks()?;
+    let unknown_packs = repository.unknown_packs()?;
     let lost_records = revivable(repository, sources);
     recover(repository, &lost_records, found, sources, options, progress, &mut repaired)?;
     for record in &lost_records {
@@ -102,7 +103,8 @@ pub fn repair(
     }
     let mut left = check(repository, ReadData::No, progress)?;
     // What cannot be read at this time may be read at another, or by another machine: nothing is given up for it.
-    if options.drop_lost && found.unread_packs.is_empty() && !left.touched.is_empty() {
+    let all_read = found.unread_packs.is_empty() && left.unread_packs.is_empty() && unknown_packs.is_empty();
+    if options.drop_lost && all_read && !left.touched.is_empty() {
         reduce(repository, &left, options, progress, &mut repaired)?;
         left = check(repository, ReadData::No, progress)?;
     }

@@ -28,7 +28,7 @@ pub type Lost = BTreeMap<Vec<u8>, String>;
 /// Writes the tree of a snapshot without what is lost. Its blobs are durable once the writer has finished.
 ///
 /// # Errors
-/// `Interrupted`, and storage errors that are no damage.
+/// `Interrupted`, storage errors, and damage to a list that is not among what is lost.
 pub fn salvage(
     reader: &Reader,
     writer: &Writer,
@@ -92,6 +92,11 @@ impl<'a> Salvage<'a> {
             || self.lost.range(below.clone()..).next().is_some_and(|(path, _)| path.starts_with(&below))
     }
 
+    /// Whether the folder at the path is known to lack a part of its list.
+    fn is_lost(&self) -> bool {
+        self.lost.contains_key(if self.path.is_empty() { b"/".as_slice() } else { &self.path })
+    }
+
     fn problem(&mut self, verb: &str, cause: &str) {
         let path = if self.path.is_empty() { b"/".to_vec() } else { self.path.clone() };
         self.ready.push_back(Item::Problem(Problem { path, verb: verb.into(), cause: cause.into() }));
@@ -107,7 +112,8 @@ impl<'a> Salvage<'a> {
                     self.ready.push_back(Item::Close(level.entry, level.stat));
                 }
             }
-            Some(Err(e)) if e.is_damage() => self.problem("list all of", &e.to_string()),
+            // What was not lost when everything was looked at may not be lost the next time either.
+            Some(Err(e)) if e.is_damage() && self.is_lost() => self.problem("list all of", &e.to_string()),
             Some(Err(e)) => return Err(e),
             Some(Ok((entry, stat))) => {
                 self.path.push(b'/');

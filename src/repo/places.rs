@@ -138,6 +138,17 @@ impl Repository {
         Ok(Some((row.kind, toc, made_again)))
     }
 
+    /// Asks once more for the tables of packs that could not be read when the repository was opened. Returns the packs of
+    /// which nothing is known all the same.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn unknown_packs(&self) -> Result<HashSet<ObjectName>> {
+        self.catch_up_packs()?;
+        let known = self.with_catalog(Catalog::pack_lengths)?;
+        Ok(self.pack_lengths()?.into_keys().filter(|name| !known.contains_key(name)).collect())
+    }
+
     /// Names and lengths of the packs that lie on the medium now, in bytes.
     ///
     /// # Errors

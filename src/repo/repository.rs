@@ -161,7 +161,7 @@ impl Repository {
     }
 
     /// Makes the catalogue's packs those of the medium. A pack whose length has changed is read anew.
-    fn catch_up_packs(&self) -> Result<()> {
+    pub(in crate::repo) fn catch_up_packs(&self) -> Result<()> {
         let on_medium = listed(self.target.storage.as_ref(), Folder::Packs)?;
         let known = self.with_catalog(Catalog::pack_lengths)?;
         let lengths: HashMap<&ObjectName, u64> = on_medium.iter().map(|l| (&l.name, l.length_bytes)).collect();

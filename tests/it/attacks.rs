@@ -561,3 +561,46 @@ fn one_pack_that_cannot_be_read_keeps_nobody_out_however_often_it_is_opened() {
     faulty.heal();
     assert_eq!(small::open(&spoilt, None, Access::Read).unwrap().index().unwrap().packs().len(), 3);
 }
+
+/// A pack could not be read when the repository was opened, and can be by now.
+#[test]
+fn nothing_is_dropped_for_a_pack_that_could_not_be_read_for_a_while() {
+    for comes_back_before_repair in [false, true] {
+        let (place, storage, packs) = with_catalogue();
+        std::fs::remove_file(place.path().join("repository/index.sqlite")).unwrap();
+        let faulty = Faulty::new(storage);
+        faulty.spoil(Folder::Packs, &packs[0], 0..u64::MAX);
+        let storage: Arc<dyn Storage> = Arc::new(faulty.clone());
+        let mut repository = small::open(&storage, None, Access::Exclusive).unwrap();
+        faulty.heal();
+        let found = check(&repository, ReadData::All, &Silent).unwrap();
+        assert!(found.unread_packs.is_empty());
+        if !comes_back_before_repair {
+            faulty.spoil(Folder::Packs, &packs[0], 0..u64::MAX);
+        }
+        let options = RepairOptions { threads: 1, drop_lost: true };
+        let repaired = repair(&mut repository, &found, &[], options, &Silent).unwrap();
+        assert!(repaired.reduced.is_empty() && repository.snapshots()[0].complete, "{repaired:?}");
+        assert_eq!(repaired.left.touched.is_empty(), comes_back_before_repair, "{repaired:?}");
+    }
+}
+
+/// A list that could be read when everything was looked at, and cannot be when the snapshot is written anew.
+#[test]
+fn only_what_was_found_lost_is_left_out_of_a_snapshot() {
+    let (repository, snapshot) = forge::forged(|forge| {
+        let lost = Content { depth: 0, runs: vec![forge.nowhere(50)] };
+        let entries = [forge::file(b"file", forge.content(b"content")), forge::folder(b"folder", lost)];
+        forge.folder(&entries)
+    });
+    let salvage_without = |lost: &[&[u8]]| {
+        let index = Arc::new(repository.index().unwrap());
+        let writer = repository.writer(Arc::clone(&index), 1, false).unwrap();
+        let lost = lost.iter().map(|path| (path.to_vec(), "lost".to_owned())).collect();
+        let salvaged = salvage(&repository.reader(index), &writer, &snapshot, &lost, &Silent);
+        let _ = writer.finish();
+        salvaged.map(|assembled| assembled.problems.len())
+    };
+    assert_eq!(salvage_without(&[b"/file", b"/folder"]).unwrap(), 2);
+    assert!(salvage_without(&[b"/file", b"/folder/below"]).expect_err("a list is damaged").is_damage());
+}
