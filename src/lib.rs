@@ -107,6 +107,9 @@ pub mod repo {
     /// The key slots: listed, added, removed, exchanged.
     pub mod keyring;
 
+    /// What is recorded of snapshots: put, changed, forgotten.
+    pub mod records;
+
     /// Where everything lies, and packs that go.
     pub mod places;
 

@@ -348,11 +348,14 @@ fn a_repair_puts_a_record_again_that_only_the_catalogue_has() {
 /// What happens on the medium before a call on an object.
 type Deed = Box<dyn FnOnce() + Send>;
 
+/// A deed, and the call that it comes before.
+type Awaited = (&'static str, Folder, Deed);
+
 /// Another storage, before one call of which somebody else does something; and which lists what it cannot open.
 #[derive(Clone)]
 struct Meanwhile {
     inner: Memory,
-    deed: Arc<Mutex<Option<(&'static str, Folder, Deed)>>>,
+    deed: Arc<Mutex<Option<Awaited>>>,
     unopened: Option<Folder>,
 }
 
