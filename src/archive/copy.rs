@@ -55,6 +55,20 @@ pub fn copy(
     copy_by(&mut Anew::new(source, target)?, source, target, ids, options, (progress, told))
 }
 
+/// Gives the target's writer everything that a snapshot of a source is made of and that the target lacks, named and cut
+/// as the target does it. Nothing that the target has already is relied on, for it may be damaged.
+///
+/// # Errors
+/// As [`Carrier::bring`].
+pub fn bring_anew(
+    source: &Repository,
+    snapshot: &Snapshot,
+    there: There<'_>,
+    progress: &dyn Progress,
+) -> Result<Brought> {
+    Anew { shares: false, ..Anew::new(source, there.repository)? }.bring(snapshot, there, progress)
+}
+
 /// The way between repositories that are not alike.
 #[derive(Debug)]
 struct Anew<'a> {
@@ -63,13 +77,15 @@ struct Anew<'a> {
     chunker: Chunker,
     pairs: Pairs,
     paired: HashSet<SnapshotId>,
+    /// Whether what the target has is looked at.
+    shares: bool,
 }
 
 impl<'a> Anew<'a> {
     fn new(source: &'a Repository, target: &Repository) -> Result<Self> {
         let reader = source.reader(Arc::new(source.index().map_err(|e| named(source, e))?));
         let (pairs, paired) = (Pairs::default(), HashSet::new());
-        Ok(Self { source, reader, chunker: target.chunker(), pairs, paired })
+        Ok(Self { source, reader, chunker: target.chunker(), pairs, paired, shares: true })
     }
 
     /// Pairs what the snapshot may share: its parent, and the latest of every machine and set of paths that both have.
@@ -93,7 +109,9 @@ impl<'a> Anew<'a> {
 impl Carrier for Anew<'_> {
     fn bring(&mut self, snapshot: &Snapshot, there: There<'_>, progress: &dyn Progress) -> Result<Brought> {
         let fetched_before = self.reader.fetched_bytes();
-        self.pair(snapshot, there, progress)?;
+        if self.shares {
+            self.pair(snapshot, there, progress)?;
+        }
         let closing = Mutex::new(None);
         let mut walk = Rewalk {
             source: self.source,

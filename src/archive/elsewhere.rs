@@ -2,14 +2,17 @@
 
 use crate::{
     archive::{
+        copy::bring_anew,
         live::{Folder, Opener, kind_of, look, open_existing},
         repair::Source,
     },
     blobs::reader::Reader,
     error::{Error, Result},
     id::{BlobId, SnapshotId},
+    progress::Progress,
     repo::{
         content::Run,
+        copy::There,
         listing::{find, runs},
         repository::Repository,
         snapshot::Snapshot,
@@ -133,6 +136,14 @@ impl Source for OtherRepository {
 
     fn snapshot(&self, id: &SnapshotId) -> Option<Snapshot> {
         self.repository.snapshots().iter().filter(|_| self.alike).find(|s| s.id == *id).cloned()
+    }
+
+    fn bring(&self, id: &SnapshotId, there: There<'_>, progress: &dyn Progress) -> Result<Option<Snapshot>> {
+        let own = self.repository.snapshots().iter().find(|s| s.id == *id).filter(|_| !self.alike);
+        let Some(snapshot) = own else { return Ok(None) };
+        let brought = bring_anew(&self.repository, snapshot, there, progress)?;
+        let record = Snapshot { root: brought.root, root_stat: brought.root_stat, ..snapshot.clone() };
+        Ok((brought.losses.count == 0).then_some(record))
     }
 }
 

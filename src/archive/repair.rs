@@ -16,6 +16,7 @@ use crate::{
     repo::{
         check::{ReadData, Report, check},
         content::Run,
+        copy::There,
         listing::{find, runs},
         needed::{Role, Visitor, Walked, walk},
         paired::Care,
@@ -48,6 +49,15 @@ pub trait Source: Sync {
 
     /// The record of a snapshot whose blobs have the ids that they have here.
     fn snapshot(&self, id: &SnapshotId) -> Option<Snapshot>;
+
+    /// Stores everything that a snapshot is made of once more, named and cut as here, and returns its record as it is
+    /// here. What a backup of the same files stores has the same ids each time.
+    ///
+    /// # Errors
+    /// As `blob`.
+    fn bring(&self, _: &SnapshotId, _: There<'_>, _: &dyn Progress) -> Result<Option<Snapshot>> {
+        Ok(None)
+    }
 }
 
 /// How a repository is repaired.
@@ -95,7 +105,10 @@ pub fn repair(
     // Nothing is given up for a mark, nor for a pack that could not be read when the repository was opened.
     repository.prove_marks()?;
     let unknown_packs = repository.unknown_packs()?;
-    let lost_records = revivable(repository, sources);
+    let mut lost_records = revivable(repository, sources);
+    let missed: BTreeSet<SnapshotId> =
+        lost_ids(repository).into_iter().filter(|id| lost_records.iter().all(|s| s.id != *id)).collect();
+    lost_records.extend(bring_again(repository, &missed, sources, options, progress)?);
     recover(repository, &lost_records, found, sources, options, progress, &mut repaired)?;
     for record in &lost_records {
         repository.revive(record)?;
@@ -119,13 +132,50 @@ pub fn repair(
     Ok(repaired)
 }
 
-/// Records of snapshots that cannot be read here any more and that a source has.
-fn revivable(repository: &Repository, sources: &[&dyn Source]) -> Vec<Snapshot> {
+/// Snapshots whose records cannot be read here any more.
+fn lost_ids(repository: &Repository) -> BTreeSet<SnapshotId> {
     let readable: HashSet<SnapshotId> = repository.snapshots().iter().map(|s| s.id).collect();
     let damaged = repository.damaged_snapshots().iter().filter(|d| !d.newer);
     let ids = damaged.filter_map(|d| Some(SnapshotId::from_object(&d.name)?.0));
-    let ids: BTreeSet<SnapshotId> = ids.filter(|id| !readable.contains(id)).collect();
-    ids.iter().filter_map(|id| sources.iter().find_map(|source| source.snapshot(id))).collect()
+    ids.filter(|id| !readable.contains(id)).collect()
+}
+
+/// Of those, the records that a source has.
+fn revivable(repository: &Repository, sources: &[&dyn Source]) -> Vec<Snapshot> {
+    let of = |id: &SnapshotId| sources.iter().find_map(|source| source.snapshot(id));
+    lost_ids(repository).iter().filter_map(of).collect()
+}
+
+/// Lets sources store snapshots once more. Returns the records of those that one has.
+fn bring_again(
+    repository: &Repository,
+    ids: &BTreeSet<SnapshotId>,
+    sources: &[&dyn Source],
+    options: RepairOptions,
+    progress: &dyn Progress,
+) -> Result<Vec<Snapshot>> {
+    let mut records = Vec::new();
+    for id in ids {
+        for source in sources {
+            let index = Arc::new(repository.index()?);
+            let writer = repository.writer(Arc::clone(&index), options.threads, false)?;
+            let there = There { repository, index: &index, writer: &writer, dry_run: false };
+            let brought = source.bring(id, there, progress);
+            let finished = writer.finish();
+            if let Ok((published, _)) = &finished {
+                repository.catalogue_packs(published)?;
+            }
+            let brought = match (brought, finished) {
+                (Err(Error::Refused), finished) => finished.map(|_| None)?,
+                (brought, finished) => finished.and(brought)?,
+            };
+            if let Some(record) = brought {
+                records.push(record);
+                break;
+            }
+        }
+    }
+    Ok(records)
 }
 
 /// Blobs that are needed and lie in no healthy place.
@@ -164,6 +214,7 @@ fn recover(
     repaired: &mut Repaired,
 ) -> Result<()> {
     let mut touched = found.touched.iter().map(|t| (t.snapshot, t.path.clone())).collect::<BTreeSet<_>>();
+    let mut brought = false;
     while !sources.is_empty() {
         let index = Arc::new(repository.index()?);
         let reader = repository.reader(Arc::clone(&index));
@@ -200,7 +251,15 @@ fn recover(
             done => done.and(finished.map(drop))?,
         }
         if blobs.is_empty() {
-            return Ok(());
+            if brought {
+                return Ok(());
+            }
+            // Trees have other ids in a repository of another key; stored once more, they have the ids of here.
+            brought = true;
+            let ids = touched.iter().map(|(id, _)| *id).collect();
+            bring_again(repository, &ids, sources, options, progress)?;
+            let index = repository.index()?;
+            repaired.recovered_blobs += lacking.blobs.keys().filter(|id| index.is_known(id)).count() as u64;
         }
         repaired.recovered_blobs += blobs.len() as u64;
         // Folders that can be listed again may hold files that nobody could name before.

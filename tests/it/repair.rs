@@ -20,6 +20,7 @@ use std::{
 };
 use xsnap::{
     archive::{
+        copy::copy,
         elsewhere::{LiveFiles, OtherRepository},
         repair::{RepairOptions, Repaired, Source, repair},
     },
@@ -29,12 +30,13 @@ use xsnap::{
     repo::{
         check::{ReadData, Report, check},
         config,
+        copy::CopyOptions,
         listing::find,
         opening::Access,
         repository::Repository,
         snapshot::Snapshot,
     },
-    storage::object::{Folder, Storage},
+    storage::object::{Folder, Reserve, Storage},
 };
 
 fn on(disk: &Memory) -> Arc<dyn Storage> {
@@ -336,6 +338,48 @@ fn a_second_repository_of_another_key_brings_content_back_by_path() {
         }
     }
     assert!(recovered > 10, "{recovered}");
+}
+
+/// A copy in a repository of another key and other cuts: trees come back too, for what is stored once more has the ids that
+/// it had.
+#[test]
+fn a_copy_under_another_key_makes_a_damaged_repository_whole() {
+    let bench = Small::build(29, 2, None);
+    let second = Memory::new();
+    let mut other = small::init(&on(&second), Some("secret")).unwrap();
+    let source = bench.open(&on(&bench.disk), Access::Read).unwrap();
+    let ids = bench.versions.iter().map(|v| v.id).collect();
+    let options = CopyOptions { dry_run: false, update: false, threads: 2, verify: false, reserve: Reserve::Bytes(0) };
+    copy(&source, &mut other, &ids, &options, (&Silent, &mut |_, _, _| {})).unwrap();
+    drop((source, other));
+    for frame in &bench.frames {
+        let disk = bench.disk.snapshot();
+        disk.flip(Folder::Packs, &frame.frame.0, frame.offset + frame.length / 2, 1);
+        let mut repository = bench.open(&on(&disk), Access::Exclusive).unwrap();
+        let found = check(&repository, ReadData::All, &Silent).unwrap();
+        let other = small::open(&on(&second), Some("secret"), Access::Read).unwrap();
+        let other = OtherRepository::new(other, &repository).unwrap();
+        let options = RepairOptions { threads: 2, drop_lost: false };
+        let repaired = repair(&mut repository, &found, &[&other], options, &Silent).unwrap();
+        drop(repository);
+        assert!(!repaired.left.has_damage() && repaired.recovered_blobs > 0, "{frame:?}: {:?}", repaired.left.findings);
+        is_as_new(&bench, &disk, "stored once more");
+    }
+    // And the record of a snapshot of which neither file is whole.
+    let disk = bench.disk.snapshot();
+    let (name, bytes) = disk.objects_in(Folder::Snapshots).remove(0);
+    for folder in [Folder::Snapshots, Folder::Mirror] {
+        disk.flip(folder, &name, bytes.len() / 2, 1);
+    }
+    let mut repository = bench.open(&on(&disk), Access::Exclusive).unwrap();
+    let found = check(&repository, ReadData::All, &Silent).unwrap();
+    let other = small::open(&on(&second), Some("secret"), Access::Read).unwrap();
+    let other = OtherRepository::new(other, &repository).unwrap();
+    let options = RepairOptions { threads: 2, drop_lost: false };
+    let repaired = repair(&mut repository, &found, &[&other], options, &Silent).unwrap();
+    assert_eq!(repaired.revived.len(), 1);
+    drop(repository);
+    is_as_new(&bench, &disk, "revived");
 }
 
 #[test]
