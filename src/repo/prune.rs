@@ -18,7 +18,7 @@ use crate::{
         repository::Repository,
         sweep::{self, Sweep, SweepLimits, Swept},
     },
-    storage::{envelope::Kind, object::Folder},
+    storage::envelope::Kind,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -77,10 +77,6 @@ impl Pruned {
 pub fn prune(repository: &Repository, options: &PruneOptions, progress: &dyn Progress) -> Result<Pruned> {
     if !repository.is_alone() {
         return Err(Error::Usage("a prune must be alone with the repository".into()));
-    }
-    // A folder that is not there lists as an empty one, and cannot be synced: no snapshot is not the same as none found.
-    for folder in [Folder::Snapshots, Folder::Mirror] {
-        repository.storage().sync(folder).map_err(|e| Error::storage("sync", folder.as_str(), e))?;
     }
     let mut index = repository.index()?;
     options.damaged.iter().for_each(|name| index.mark_pack(name));

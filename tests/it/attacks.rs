@@ -607,16 +607,3 @@ fn only_what_was_found_lost_is_left_out_of_a_snapshot() {
     assert_eq!(salvage_without(&[b"/file", b"/folder"]).unwrap(), 2);
     assert!(salvage_without(&[b"/file", b"/folder/below"]).expect_err("a list is damaged").is_damage());
 }
-
-/// A damaged file system, or a copy that was cut short, has lost folders, and the packs are all that is left.
-#[test]
-fn where_the_folders_of_snapshots_are_gone_no_pack_goes() {
-    let (place, storage, packs) = with_catalogue();
-    for folder in ["snapshots", "mirror"] {
-        std::fs::remove_dir_all(place.path().join("repository").join(folder)).unwrap();
-    }
-    let repository = small::open(&storage, None, Access::Exclusive).unwrap();
-    assert!(repository.snapshots().is_empty());
-    prune(&repository, &ALL, &Silent).expect_err("folders are gone");
-    assert_eq!(repository.pack_lengths().unwrap().len(), packs.len() + 1);
-}
