@@ -75,6 +75,12 @@ impl Repository {
             return Err(Error::NoRepository { location });
         }
         if access != Access::Read {
+            let snapshots_are_gone = [Folder::Snapshots, Folder::Mirror].iter().all(|f| !storage.has_folder(*f));
+            if snapshots_are_gone && !listed(storage.as_ref(), Folder::Packs)?.is_empty() {
+                let why = "its folders snapshots and mirror are gone, and it holds packs: bring them back; or make them \
+                           anew, empty, if what the packs hold is to be given up";
+                return Err(Error::damaged(location, why));
+            }
             // A folder or a lock file that was lost is made again, and a medium that cannot be written says so now.
             storage.prepare().map_err(|e| Error::storage("write to", &location, e))?;
         }

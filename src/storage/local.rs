@@ -109,6 +109,10 @@ impl Storage for LocalStorage {
         self.promises.sync_folder(&self.root)
     }
 
+    fn has_folder(&self, folder: Folder) -> bool {
+        self.folder(folder).is_dir()
+    }
+
     fn create(&self, folder: Folder, name: &ObjectName) -> io::Result<Box<dyn Upload>> {
         let (temporary, file) = create_temporary(&self.folder(folder))?;
         let upload = LocalUpload {

@@ -138,6 +138,11 @@ pub trait Storage: Send + Sync + Debug {
     /// The medium's own error.
     fn prepare(&self) -> io::Result<()>;
 
+    /// Whether a folder is there, empty or not.
+    fn has_folder(&self, _: Folder) -> bool {
+        true
+    }
+
     /// Begins an object.
     ///
     /// # Errors

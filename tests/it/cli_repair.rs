@@ -117,3 +117,25 @@ fn a_password_of_the_second_repository_can_be_given_by_itself() {
     let mut without = on(&scene.repo, ["repair", "--from", other.to_str().unwrap()]);
     finish(&mut without).expect(12);
 }
+
+/// With them goes all knowledge of what is needed: the next prune would take every pack.
+#[test]
+fn where_both_folders_of_snapshots_are_gone_nothing_is_written_and_no_pack_goes() {
+    let scene = Scene::damaged();
+    let kept = scene.path.join("kept");
+    fs::create_dir(&kept).unwrap();
+    for name in ["snapshots", "mirror"] {
+        fs::rename(scene.repo.join(name), kept.join(name)).unwrap();
+    }
+    let packs = scene.packs();
+    for words in [&["prune"][..], &["backup", scene.source.to_str().unwrap()], &["repair"]] {
+        let ran = run(&scene.repo, words).expect(1);
+        assert!(ran.complaint().contains("snapshots and mirror are gone"), "{}", ran.complaint());
+    }
+    assert_eq!(scene.packs(), packs);
+    for name in ["snapshots", "mirror"] {
+        fs::rename(kept.join(name), scene.repo.join(name)).unwrap();
+    }
+    run(&scene.repo, ["repair", "--live"]).expect(0);
+    scene.is_whole();
+}
