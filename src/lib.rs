@@ -200,6 +200,12 @@ pub mod archive {
     /// Live files into a snapshot.
     pub mod backup;
 
+    /// Trees and files of two repositories that are the same.
+    pub mod pairs;
+
+    /// Snapshots of another repository cut and named anew.
+    pub mod copy;
+
     /// A stored tree without what is lost.
     pub mod salvage;
 
@@ -208,10 +214,4 @@ pub mod archive {
 
     /// Where a repair looks for what is lost.
     pub mod elsewhere;
-
-    /// Trees and files of two repositories that are the same.
-    pub mod pairs;
-
-    /// Snapshots of another repository cut and named anew.
-    pub mod copy;
 }
