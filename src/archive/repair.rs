@@ -117,9 +117,15 @@ pub fn repair(
     let mut left = check(repository, ReadData::No, progress)?;
     // What cannot be read at this time may be read at another, or by another machine: nothing is given up for it.
     let all_read = found.unread_packs.is_empty() && left.unread_packs.is_empty() && unknown_packs.is_empty();
-    if options.drop_lost && all_read && !left.touched.is_empty() {
-        reduce(repository, &left, options, progress, &mut repaired)?;
+    // A check names no more than so many files: what is left then is the next round's.
+    while options.drop_lost && all_read && !left.touched.is_empty() {
+        let before = left.touched;
+        let found = Report { touched: before.clone(), ..Report::default() };
+        reduce(repository, &found, options, progress, &mut repaired)?;
         left = check(repository, ReadData::No, progress)?;
+        if left.touched == before {
+            break;
+        }
     }
     let damaged: BTreeSet<ObjectName> = found.damaged_packs.union(&left.damaged_packs).cloned().collect();
     if left.touched.is_empty() && repository.damaged_snapshots().is_empty() && !damaged.is_empty() {

@@ -45,6 +45,9 @@ pub enum ReadData {
     Part(u32, u32),
 }
 
+/// How many touched files are named one by one; beyond that, each folder is walked once more and no more.
+const MAX_TOUCHED: usize = 1 << 18;
+
 /// What a finding means for the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -83,7 +86,7 @@ pub struct Touched {
 pub struct Report {
     /// What is not as it should be.
     pub findings: Vec<Finding>,
-    /// Files that cannot be restored whole.
+    /// Files that cannot be restored whole: the first quarter of a million of them.
     pub touched: Vec<Touched>,
     /// Objects looked at.
     pub objects: u64,
@@ -372,7 +375,8 @@ impl Walk<'_> {
             path.truncate(level.path_bytes);
             match level.listing.next() {
                 None => {
-                    if self.touched.len() == level.touched_before {
+                    // Folders that hold each other many times can be touched in more paths than anybody could walk.
+                    if self.touched.len() == level.touched_before || self.touched.len() >= MAX_TOUCHED {
                         self.clean.insert(level.key);
                     }
                     levels.pop();
@@ -432,6 +436,9 @@ impl Walk<'_> {
     }
 
     fn touch(&mut self, snapshot: &Snapshot, path: &[u8], why: &str) {
+        if self.touched.len() >= MAX_TOUCHED {
+            return;
+        }
         let path = if path.is_empty() { b"/" } else { path };
         self.touched.push(Touched { snapshot: snapshot.id, path: path.to_vec(), why: why.to_owned() });
     }

@@ -444,3 +444,18 @@ fn a_hole_in_a_folders_list_is_a_problem_and_its_other_pieces_are_restored() {
     assert_eq!(problems, 1);
     assert_eq!(fs::read(arena.target.join("good")).unwrap(), b"good");
 }
+
+/// Forty folders, each of which holds the next one twice: a trillion paths lead to the one file, and it is lost.
+#[test]
+fn a_lost_file_that_a_trillion_paths_lead_to_ends_no_check() {
+    let (repository, _) = forged(|forge| {
+        let lost = Content { depth: 0, runs: vec![forge.nowhere(7)] };
+        let mut at = forge.folder(&[file(b"lost", lost)]);
+        for _ in 0..40 {
+            at = forge.folder(&[folder(b"a", at.clone()), folder(b"b", at)]);
+        }
+        at
+    });
+    let report = check(&repository, ReadData::No, &Silent).unwrap();
+    assert!(report.has_damage() && report.touched.len() >= 1 << 18, "{}", report.touched.len());
+}
