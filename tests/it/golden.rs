@@ -48,12 +48,13 @@ fn golden(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "golden", name].iter().collect()
 }
 
-fn open(path: &Path, encrypted: bool, access: Access) -> Repository {
+/// Opens a copy of a golden repository.
+pub fn open(path: &Path, encrypted: bool, access: Access) -> Repository {
     plain::open(&plain::local(path), encrypted.then_some(PASSWORD), access).unwrap()
 }
 
 /// A folder in memory where attributes can be had there: restoring syncs.
-fn fast_folder() -> tempfile::TempDir {
+pub fn fast_folder() -> tempfile::TempDir {
     let in_memory = crate::fuzz_bodies::in_memory_folder();
     let probed = node::open_folder(in_memory.path()).and_then(|f| node::set_xattr(&f, b".", "user.probe", b""));
     match probed {
@@ -63,7 +64,7 @@ fn fast_folder() -> tempfile::TempDir {
 }
 
 /// Copies a golden repository, files and folders alone.
-fn copy(name: &str, to: &Path) {
+pub fn copy(name: &str, to: &Path) {
     for entry in walkdir::WalkDir::new(golden(name)) {
         let entry = entry.unwrap();
         let target = to.join(entry.path().strip_prefix(golden(name)).unwrap());
@@ -134,7 +135,7 @@ fn committed(file: &str) -> Value {
 }
 
 /// Both snapshots are listed, found whole, and bring back what the manifests say.
-fn assert_golden(path: &Path, encrypted: bool, access: Access) {
+pub fn assert_golden(path: &Path, encrypted: bool, access: Access) {
     let repository = open(path, encrypted, access);
     let tags: Vec<&str> = repository.snapshots().iter().map(|s| s.tags[0].as_str()).collect();
     assert_eq!(tags, ["first", "second"]);
@@ -142,13 +143,16 @@ fn assert_golden(path: &Path, encrypted: bool, access: Access) {
     assert_eq!(repository.snapshots()[1].parent, Some(repository.snapshots()[0].id));
     let report = check(&repository, ReadData::All, &Silent).unwrap();
     assert!(report.findings.is_empty() && report.touched.is_empty() && report.snapshots == 2, "{report:?}");
-    for snapshot in repository.snapshots() {
-        let (came, expected) = (restored(&repository, snapshot), committed(&format!("{}.json", snapshot.tags[0])));
-        let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&came), names(&expected));
-        for (name, facts) in expected.as_object().unwrap() {
-            assert_eq!(came[name], *facts, "{name}");
-        }
+    repository.snapshots().iter().for_each(|snapshot| assert_snapshot(&repository, snapshot));
+}
+
+/// A golden snapshot brings back what its manifest says.
+pub fn assert_snapshot(repository: &Repository, snapshot: &Snapshot) {
+    let (came, expected) = (restored(repository, snapshot), committed(&format!("{}.json", snapshot.tags[0])));
+    let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&came), names(&expected));
+    for (name, facts) in expected.as_object().unwrap() {
+        assert_eq!(came[name], *facts, "{name}");
     }
 }
 

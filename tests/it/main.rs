@@ -38,6 +38,8 @@ mod fuzzing;
 
 mod golden;
 
+mod golden_kept;
+
 mod kept;
 
 mod keyring;
