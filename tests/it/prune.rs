@@ -329,8 +329,18 @@ struct Leaning {
     pairs: [(ObjectName, ObjectName); 2],
 }
 
+/// What lies beside what is needed, so that a pack is packed anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// An unneeded blob in the frame that leans.
+    Leaner,
+    /// A needed and an unneeded blob in the pack of the base.
+    Base,
+}
+
 impl Leaning {
-    fn build(with_unneeded_blob_beside: bool) -> Self {
+    fn build(unneeded_beside: Beside) -> Self {
         let disk = Memory::new();
         let storage = on(&disk);
         let mut repository = small::init(&storage, Some("secret")).unwrap();
@@ -351,19 +361,23 @@ impl Leaning {
         let (base, other) = (noise(1), noise(2));
         let content = changed(&base);
         let beside = [noise(3), base.clone()].concat();
-        let needed = if with_unneeded_blob_beside {
-            let beside = beside.get(..60_000).unwrap();
-            (pack(&[&content, beside], &[&base]), pack(&[&base], &[]))
-        } else {
-            (pack(&[&content], &[&base]), pack(&[&base], &[]))
+        let (beside, extra) = (beside.get(..60_000).unwrap(), noise(4));
+        let needed = match unneeded_beside {
+            Beside::Nothing => (pack(&[&content], &[&base]), pack(&[&base], &[])),
+            Beside::Leaner => (pack(&[&content, beside], &[&base]), pack(&[&base], &[])),
+            Beside::Base => (pack(&[&content], &[&base]), pack(&[&base, &extra, beside], &[])),
         };
         let unneeded = (pack(&[&changed(&other)], &[&other]), pack(&[&other], &[]));
         let index = Arc::new(repository.index().unwrap());
         let writer = repository.writer(index, 1, false).unwrap();
         let mut trees = writer.filler(Stream::Tree);
-        let id = repository.secrets().blob_id(&content);
-        let run = Run::Data { id, length_bytes: content.len() as u64 };
-        let piece = encode_piece(&[forge::file(b"file", Content { depth: 0, runs: vec![run] })]);
+        let file = |name: &[u8], bytes: &[u8]| {
+            let run = Run::Data { id: repository.secrets().blob_id(bytes), length_bytes: bytes.len() as u64 };
+            forge::file(name, Content { depth: 0, runs: vec![run] })
+        };
+        let mut files = vec![file(b"file", &content)];
+        files.extend((unneeded_beside == Beside::Base).then(|| file(b"more", &extra)));
+        let piece = encode_piece(&files);
         let run = Run::Data { id: trees.put(&piece).unwrap(), length_bytes: piece.len() as u64 };
         trees.flush().unwrap();
         drop(trees);
@@ -396,7 +410,7 @@ impl Leaning {
 
 #[test]
 fn a_base_stays_as_long_as_what_leans_on_it_and_goes_after_what_leaned_on_it() {
-    let leaning = Leaning::build(false);
+    let leaning = Leaning::build(Beside::Nothing);
     let faulty = Faulty::new(Arc::new(leaning.disk.clone()));
     let storage: Arc<dyn Storage> = Arc::new(faulty.clone());
     leaning.prune(&storage).unwrap();
@@ -415,8 +429,8 @@ fn a_base_stays_as_long_as_what_leans_on_it_and_goes_after_what_leaned_on_it() {
 
 #[test]
 fn a_power_cut_at_any_change_of_a_prune_leaves_nobody_leaning_on_what_is_gone() {
-    for with_unneeded_blob_beside in [false, true] {
-        let leaning = Leaning::build(with_unneeded_blob_beside);
+    for beside in [Beside::Nothing, Beside::Leaner, Beside::Base] {
+        let leaning = Leaning::build(beside);
         for n in 0.. {
             let machine = Crashing::new(&leaning.disk);
             machine.crash_after(n);
@@ -424,12 +438,12 @@ fn a_power_cut_at_any_change_of_a_prune_leaves_nobody_leaning_on_what_is_gone() 
             let done = leaning.prune(&storage);
             if !machine.crashed() {
                 let pruned = done.unwrap();
-                assert_eq!(pruned.repacked_packs > 0, with_unneeded_blob_beside, "{pruned:?}");
+                assert_eq!(pruned.repacked_packs > 0, beside != Beside::Nothing, "{pruned:?}");
                 leaning.is_whole(&machine.survivors(CutOff::Undone), "undisturbed");
                 break;
             }
             for cut_off in CutOff::ALL {
-                let case = format!("change {n}, {cut_off:?}, repacked: {with_unneeded_blob_beside}");
+                let case = format!("change {n}, {cut_off:?}, beside: {beside:?}");
                 let disk = machine.survivors(cut_off);
                 leaning.is_whole(&disk, &case);
                 leaning.prune(&on(&disk)).unwrap_or_else(|e| panic!("{case}: {e}"));
