@@ -167,14 +167,7 @@ fn bring_again(
             let writer = repository.writer(Arc::clone(&index), options.threads, false)?;
             let there = There { repository, index: &index, writer: &writer, dry_run: false };
             let brought = source.bring(id, there, progress);
-            let finished = writer.finish();
-            if let Ok((published, _)) = &finished {
-                repository.catalogue_packs(published)?;
-            }
-            let brought = match (brought, finished) {
-                (Err(Error::Refused), finished) => finished.map(|_| None)?,
-                (brought, finished) => finished.and(brought)?,
-            };
+            let brought = repository.end(writer, brought)?;
             if let Some(record) = brought {
                 records.push(record);
                 break;
@@ -248,14 +241,7 @@ fn recover(
         let Mender { mut data, mut trees, mended: blobs, .. } = mender;
         let flushed = data.flush().and_then(|()| trees.flush());
         drop((data, trees));
-        let finished = writer.finish();
-        if let Ok((published, _)) = &finished {
-            repository.catalogue_packs(published)?;
-        }
-        match mended.and(flushed) {
-            Err(Error::Refused) => drop(finished?),
-            done => done.and(finished.map(drop))?,
-        }
+        repository.end(writer, mended.and(flushed))?;
         if blobs.is_empty() {
             if brought {
                 return Ok(());
@@ -363,14 +349,7 @@ fn reduce(
         let reader = repository.reader(Arc::clone(&index));
         let writer = repository.writer(index, options.threads, false)?;
         let salvaged = salvage(&reader, &writer, &snapshot, &lost, progress);
-        let finished = writer.finish();
-        if let Ok((published, _)) = &finished {
-            repository.catalogue_packs(published)?;
-        }
-        let assembled = match (salvaged, finished) {
-            (Err(Error::Refused), finished) => return finished.map(drop),
-            (salvaged, finished) => finished.and(salvaged)?,
-        };
+        let assembled = repository.end(writer, salvaged)?;
         let dropped = assembled.counts.problems;
         repository.rewrite(&id, &|snapshot: &mut Snapshot| {
             snapshot.root = assembled.root.clone();

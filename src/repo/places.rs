@@ -3,7 +3,7 @@
 //! Tables come from the catalogue where they prove themselves, else from the packs. See `format-spec/07-catalogue.md`.
 
 use crate::{
-    blobs::{index::Index, pack::Toc, reader::Reader},
+    blobs::{index::Index, pack::Toc, reader::Reader, writer::Writer},
     error::{Error, Result},
     id::{BlobId, ObjectName},
     repo::{catalog::Catalog, listing::blobs_of, opening::listed, repository::Repository, tables, tree::Entry},
@@ -147,6 +147,22 @@ impl Repository {
         self.catch_up_packs()?;
         let known = self.with_catalog(Catalog::pack_lengths)?;
         Ok(self.pack_lengths()?.into_keys().filter(|name| !known.contains_key(name)).collect())
+    }
+
+    /// Ends a writer whatever came of the work that it was for, so that nothing that was packed is lost, and returns what
+    /// came of both: the writer's own failure where the work was only refused for it. On success what was written is durable.
+    ///
+    /// # Errors
+    /// Those of the work and of the writer.
+    pub fn end<T>(&self, writer: Writer, work: Result<T>) -> Result<T> {
+        let finished = writer.finish();
+        if let Ok((published, _)) = &finished {
+            self.catalogue_packs(published)?;
+        }
+        match (work, finished) {
+            (Err(Error::Refused), Err(e)) | (Err(e), _) | (Ok(_), Err(e)) => Err(e),
+            (Ok(done), Ok(_)) => Ok(done),
+        }
     }
 
     /// Names and lengths of the packs that lie on the medium now, in bytes.

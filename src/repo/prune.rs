@@ -343,15 +343,8 @@ fn repack(
     // Nothing counts as known: what is kept was chosen in one place, and another copy of it has not been proven.
     let writer = repository.writer(Arc::new(Index::default()), threads, false)?;
     let moved = packs.iter().try_for_each(|pack| move_pack(reader, &writer, kept, pack, progress));
-    let finished = writer.finish();
     // What was written is whole and durable even where the rest was not: the next prune finds it.
-    if let Ok((published, _)) = &finished {
-        repository.catalogue_packs(published)?;
-    }
-    match (moved, finished) {
-        (Err(Error::Refused), finished) => finished.map(drop)?,
-        (moved, finished) => moved.and(finished.map(drop))?,
-    }
+    repository.end(writer, moved)?;
     repository.mark_bad(&reader.take_bad_frames())?;
     delete(repository, &sweep::leaning_first(reader.index(), packs), progress)
 }
