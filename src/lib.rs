@@ -215,3 +215,15 @@ pub mod archive {
     /// Where a repair looks for what is lost.
     pub mod elsewhere;
 }
+
+/// What an xCAT management node is: the only floor that has heard of xCAT.
+pub mod mn {
+    /// Files below a root that may be another machine's.
+    pub mod inside;
+
+    /// Programs of this machine: the only place that starts any.
+    pub mod host;
+
+    /// The machine that is captured.
+    pub mod machine;
+}

@@ -1,6 +1,15 @@
 //! Which folders lead from the root of the file system to the sources of a backup.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Something that stands in a snapshot elsewhere than where it is: a file, or a folder with all that is below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Graft {
+    /// Where it stands in the snapshot: an absolute path without `.`, `..` or links on the way.
+    pub at: Vec<u8>,
+    /// Where it is on this machine.
+    pub from: PathBuf,
+}
 
 /// Which folders lead to the sources.
 #[derive(Debug)]
