@@ -91,8 +91,8 @@ impl Distribution {
     /// Reads the text of an os-release file.
     pub fn read(text: &str) -> Self {
         let value = |key: &str| {
-            let lines = text.lines().filter_map(|line| line.trim().split_once('='));
-            let last = lines.filter(|(name, _)| *name == key).next_back();
+            let mut lines = text.lines().filter_map(|line| line.trim().split_once('='));
+            let last = lines.rfind(|(name, _)| *name == key);
             last.map(|(_, value)| value.trim_matches(['"', '\'']).to_owned()).unwrap_or_default()
         };
         let (id, version, like) = (value("ID"), value("VERSION_ID"), value("ID_LIKE"));
