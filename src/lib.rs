@@ -158,6 +158,9 @@ pub mod archive {
     /// Which folders lead to the sources.
     pub mod plan;
 
+    /// A name that the walk has found, and where it is.
+    pub mod found;
+
     /// The live tree in stored order.
     pub mod walk;
 

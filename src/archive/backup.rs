@@ -14,7 +14,7 @@ use crate::{
         content::{ContentReader, Failure, ReadFile, now},
         filter::Patterns,
         metadata::Owners,
-        plan::Plan,
+        plan::{Plan, View},
         walk::{WalkOptions, Walker, trusted},
     },
     blobs::{
@@ -29,7 +29,7 @@ use crate::{
         content::{Content, Run, fold},
         readback::{prove_packs, prove_pair},
         repository::Repository,
-        snapshot::{Problem, Snapshot},
+        snapshot::{Problem, Problems, Snapshot},
         tree::{Entry, Metadata, Node, Owner, Stat, Time},
     },
     storage::{
@@ -85,6 +85,8 @@ pub struct Request {
     pub threads: usize,
     /// How the medium is treated.
     pub caution: Caution,
+    /// How the machine is looked at.
+    pub view: View,
 }
 
 /// Makes a snapshot of live files. On return it is durable, unless this is a dry run.
@@ -181,6 +183,8 @@ fn commit(
     added: Added,
 ) -> Result<Snapshot> {
     let mut counts = assembled.counts;
+    counts.problems = counts.problems.saturating_add(request.view.problems.len() as u64);
+    let problems: Problems = request.view.problems.iter().cloned().chain(assembled.problems).collect();
     (counts.added_blobs, counts.added_raw_bytes, counts.added_stored_bytes) =
         (added.blobs, added.raw_bytes, added.stored_bytes);
     let snapshot = Snapshot {
@@ -196,7 +200,7 @@ fn commit(
         root_stat: assembled.root_stat,
         counts,
         complete: counts.problems == 0,
-        problems: assembled.problems,
+        problems: problems.into_kept(),
         protected: false,
         program: concat!("xsnap ", env!("CARGO_PKG_VERSION")).into(),
         extensions: Vec::new(),
@@ -224,8 +228,9 @@ fn gather(
         one_file_system: request.one_file_system,
         read_all: request.read_all,
         skip: &request.skip,
+        view: &request.view,
     };
-    let plan = Plan::new(request.sources.iter().map(Vec::as_slice));
+    let plan = Plan::new(&request.sources, &request.exclude, &request.view);
     let owners = Owners::default();
     let (items, for_trees) = bounded::<Item>(QUEUE_ITEMS);
     let (jobs, for_readers) = bounded::<Job>(request.threads);

@@ -10,11 +10,11 @@ use crate::{
         compare::{Named, Pair, SideBySide, list_of, tell_lost},
         content::open_file,
         filter::{CACHE_TAG_NAME, Patterns},
+        found::is_cache_tag,
         live::{self, Folder, Opener, kind_of, names_of},
         metadata::{self, Handle, Owners},
-        plan::Plan,
+        plan::{EVERYTHING, Plan, View},
         request::{Selected, is_within},
-        walk::is_cache_tag,
     },
     blobs::reader::Reader,
     error::{Error, Result},
@@ -77,10 +77,13 @@ pub fn drift(reader: &Reader, request: &DriftRequest<'_>, progress: &dyn Progres
 /// What leads to those sources that are below a path, or to the path where a source is above it.
 fn plan(sources: &[Vec<u8>], path: &[u8]) -> Plan {
     let whole = [path.to_vec()];
-    if path.is_empty() || is_within(path, sources) {
-        return if path.is_empty() { Plan::new(sources.iter().map(Vec::as_slice)) } else { Plan::new([path]) };
+    let (exclude, view) = (Patterns::default(), View::default());
+    if !path.is_empty() && is_within(path, sources) {
+        return Plan::new(&whole, &exclude, &view);
     }
-    Plan::new(sources.iter().filter(|source| is_within(source, &whole)).map(Vec::as_slice))
+    let below: Vec<Vec<u8>> =
+        sources.iter().filter(|source| path.is_empty() || is_within(source, &whole)).cloned().collect();
+    Plan::new(&below, &exclude, &view)
 }
 
 /// A name of a live folder.
@@ -175,10 +178,11 @@ impl<'a> Walk<'a> {
     /// Takes what both sides have under one name; returns the folder to walk next, if there is one.
     fn entry(&mut self, level: &Level<'a>, stored: Option<Stored>, live: Option<Found>) -> Option<Level<'a>> {
         let name = live.as_ref().map(|found| &found.name).or(stored.as_ref().map(|(entry, _)| &entry.name))?.clone();
-        let plan = match level.plan {
-            Plan::Source => level.plan,
+        let plan = match level.plan.names.get(&name) {
+            Some(plan) => plan,
+            None if level.plan.is_source => &EVERYTHING,
             // What no way leads through is not asked about.
-            Plan::Through(names) => names.get(&name)?,
+            None => return None,
         };
         if level.only.is_some_and(|only| only != name) {
             return None;
@@ -192,7 +196,7 @@ impl<'a> Walk<'a> {
         };
         let is_folder = stat.as_ref().map(kind_of) == Some(FileType::Directory)
             || (stat.is_none() && list_of(stored.as_ref().map(|(entry, _)| entry)).is_some());
-        if matches!(level.plan, Plan::Source) && self.request.exclude.matches(&self.path, is_folder) {
+        if level.plan.is_source && self.request.exclude.matches(&self.path, is_folder) {
             return None;
         }
         let perhaps = stored.is_none() && level.partial;
@@ -231,7 +235,7 @@ impl<'a> Walk<'a> {
             return None;
         }
         // What a source is mounted on is no border.
-        let device_above = above.filter(|(level, _)| matches!(level.plan, Plan::Source)).map(|(level, _)| level.device);
+        let device_above = above.filter(|(level, _)| level.plan.is_source).map(|(level, _)| level.device);
         let mut only = None;
         let mut names = Vec::new();
         if let Some((folder, stat)) = &live {
@@ -273,9 +277,10 @@ impl<'a> Walk<'a> {
         if crosses && (stopped || live::is_made_up(open.as_fd())) {
             return Ok(None);
         }
-        let mut names = match plan {
-            Plan::Through(names) => names.keys().cloned().collect(),
-            Plan::Source => names_of(open.as_fd()).map_err(|e| ("list", e))?,
+        let mut names = if plan.is_source {
+            names_of(open.as_fd()).map_err(|e| ("list", e))?
+        } else {
+            plan.names.keys().cloned().collect()
         };
         names.sort_unstable();
         let tag = CACHE_TAG_NAME.as_bytes();

@@ -7,11 +7,12 @@ use crate::{
     archive::{
         assemble::Item,
         batch::{Batch, Job, OpenBatch},
-        content::{now, open_file},
-        filter::{CACHE_TAG_NAME, CACHE_TAG_START, Patterns},
+        content::now,
+        filter::{CACHE_TAG_NAME, Patterns},
+        found::{Found, is_cache_tag},
         live::{self, names_of},
         metadata::{self, Handle, Owners},
-        plan::Plan,
+        plan::{EVERYTHING, Plan, View},
     },
     blobs::reader::Reader,
     error::{Error, Result},
@@ -25,14 +26,14 @@ use crate::{
 };
 use crossbeam_channel::Sender;
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags},
+    fs::{FileType, Mode, OFlags},
     io::Errno,
 };
 use std::{
     collections::HashMap,
     io,
     iter::Peekable,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     vec,
 };
@@ -60,6 +61,8 @@ pub struct WalkOptions<'a> {
     pub read_all: bool,
     /// Folders, by device and inode, whose contents are left out: the repository itself.
     pub skip: &'a [(u64, u64)],
+    /// How the machine is looked at.
+    pub view: &'a View,
 }
 
 /// An inode with several names, as it was when one of them was met.
@@ -82,12 +85,6 @@ impl Inode {
 enum Linked {
     Whole(Node),
     Reading(Arc<Batch>, usize),
-}
-
-/// A name of a live folder and its inode.
-struct Found {
-    name: Vec<u8>,
-    stat: rustix::fs::Stat,
 }
 
 struct Level<'a> {
@@ -138,9 +135,10 @@ impl<'a> Walker<'a> {
     /// `File` where the root itself cannot be opened.
     pub fn run(mut self, plan: &'a Plan, parent: Option<(&Entry, &Stat)>) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open("/", flags, Mode::empty()).map_err(|e| Error::file("open", "/", e))?;
-        let stat = rustix::fs::fstat(&root).map_err(|e| Error::file("look at", "/", e))?;
-        if self.enter(Ok(root), Found { name: Vec::new(), stat }, parent, plan).is_ok() {
+        let base = &self.options.view.root;
+        let root = rustix::fs::open(base, flags, Mode::empty()).map_err(|e| Error::file("open", base, e))?;
+        let stat = rustix::fs::fstat(&root).map_err(|e| Error::file("look at", base, e))?;
+        if self.enter(Ok(root), Found { name: Vec::new(), stat, elsewhere: None }, parent, plan).is_ok() {
             let _ = self.walk();
         }
         Ok(())
@@ -191,6 +189,9 @@ impl<'a> Walker<'a> {
                     Err(e) => self.problem("read the attributes of", &e)?,
                 }
                 names = self.list(folder, plan, &found)?;
+                if !plan.is_source && self.levels.last().is_some_and(|level| level.plan.is_source) {
+                    self.tell(Item::LeftOut)?;
+                }
             }
             Err(e) => self.problem("open", e)?,
         }
@@ -205,8 +206,8 @@ impl<'a> Walker<'a> {
             Node::Folder { content } => Some(listing(reader, content, stat.folder.as_ref()).peekable()),
             _ => None,
         });
-        let device = match (plan, self.levels.last()) {
-            (Plan::Source, Some(level)) if matches!(level.plan, Plan::Source) => level.device,
+        let device = match self.levels.last() {
+            Some(level) if plan.is_source && plan.from.is_none() && level.plan.is_source => level.device,
             _ => found.stat.st_dev,
         };
         let (path_bytes, found) = (self.path.len(), names.into_iter());
@@ -227,32 +228,34 @@ impl<'a> Walker<'a> {
             self.progress.tell(Event::Note(&format!("{path} is left out: it is the repository itself")));
             return self.tell(Item::LeftOut).map(|()| Vec::new());
         }
-        let mut names = match plan {
-            Plan::Through(names) => names.keys().cloned().collect(),
-            Plan::Source => match names_of(folder.as_fd()) {
-                Ok(names) => names,
-                Err(e) => {
-                    self.problem("list", &e)?;
-                    return Ok(Vec::new());
-                }
-            },
-        };
+        let mut names: Vec<Vec<u8>> = plan.names.keys().cloned().collect();
+        if plan.is_source {
+            match names_of(folder.as_fd()) {
+                Ok(all) => names.extend(all),
+                Err(e) => self.problem("list", &e)?,
+            }
+        }
         names.sort_unstable();
+        names.dedup();
         let tag = CACHE_TAG_NAME.as_bytes();
         if self.options.exclude_caches && names.iter().any(|n| n == tag) && is_cache_tag(folder.as_fd()) {
-            names.retain(|n| n == tag);
+            names.retain(|n| n == tag || plan.names.contains_key(n));
             self.tell(Item::LeftOut)?;
         }
         let mut found = Vec::with_capacity(names.len());
         let path_bytes = self.path.len();
         for name in names {
-            match rustix::fs::statat(folder, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => found.push(Found { name, stat }),
+            let looked = match plan.names.get(&name) {
+                Some(Plan { from: Some(from), .. }) => Found::elsewhere(&name, from),
+                _ => Found::here(folder, &name),
+            };
+            match looked {
+                Ok(one) => found.push(one),
                 // Gone since the folder was listed: as if it had gone a moment earlier.
-                Err(Errno::NOENT) if matches!(plan, Plan::Source) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !plan.names.contains_key(&name) => {}
                 Err(e) => {
                     self.step_into(&name);
-                    self.problem("look at", &e.into())?;
+                    self.problem("look at", &e)?;
                     self.path.truncate(path_bytes);
                 }
             }
@@ -273,18 +276,17 @@ impl<'a> Walker<'a> {
         let kind = FileType::from_raw_mode(found.stat.st_mode);
         let is_folder = kind == FileType::Directory;
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
-        let plan = match level.plan {
-            Plan::Source => &Plan::Source,
-            Plan::Through(names) => names.get(&found.name).unwrap_or(&Plan::Source),
-        };
-        if matches!(level.plan, Plan::Source) && self.options.exclude.matches(&self.path, is_folder) {
+        let own = level.plan.names.get(&found.name);
+        let is_out = || self.options.view.left_out.contains(&self.path);
+        if own.is_none() && (is_out() || self.options.exclude.matches(&self.path, is_folder)) {
             return self.tell(Item::LeftOut);
         }
+        let plan = own.unwrap_or(&EVERYTHING);
         let parent = level.parent.as_mut().and_then(|parent| advance(parent, &found.name));
         if is_folder {
             return self.take_folder(found, parent, plan);
         }
-        if let Plan::Through(_) = plan {
+        if !plan.is_source {
             return self.problem("enter", &io::Error::other("it is no folder"));
         }
         self.progress.tell(Event::Path(&self.path));
@@ -296,12 +298,13 @@ impl<'a> Walker<'a> {
 
     fn take_folder(&mut self, found: Found, parent: Option<(Entry, Stat)>, plan: &'a Plan) -> Result<(), Ended> {
         let Some(level) = self.levels.last() else { return Ok(()) };
-        let inside_source = matches!(level.plan, Plan::Source);
+        let inside_source = level.plan.is_source && !level.plan.names.contains_key(&found.name);
         if self.options.one_file_system && inside_source && found.stat.st_dev != level.device {
             return self.take_boundary(found);
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = |flags| rustix::fs::openat(level.folder.as_fd(), found.name.as_slice(), flags, Mode::empty());
+        let (folder, name) = found.place(&level.folder);
+        let open = |flags| rustix::fs::openat(folder.as_fd(), name, flags, Mode::empty());
         let opened = match open(flags | OFlags::NOATIME) {
             Err(Errno::PERM) => open(flags),
             opened => opened,
@@ -372,7 +375,8 @@ impl<'a> Walker<'a> {
             return self.tell(Item::Whole(entry, stat));
         }
         let Some(level) = self.levels.last() else { return Ok(()) };
-        let (batch, position) = self.open.add(Arc::clone(&level.folder), found.name.clone(), size);
+        let (folder, name) = found.place(&level.folder);
+        let (batch, position) = self.open.add(Arc::clone(folder), name.to_vec(), size);
         self.remember(&found.stat, link, Linked::Reading(Arc::clone(&batch), position));
         let (path, inode) = (self.path.clone(), (found.stat.st_ino, true));
         self.tell(Item::Reading { name: found.name, link, batch, position, inode, path })
@@ -413,7 +417,8 @@ impl<'a> Walker<'a> {
     /// The attributes of a name; nothing where they cannot be read, which is told.
     fn xattrs_of(&mut self, found: &Found) -> Result<Option<Arc<Xattrs>>, Ended> {
         let Some(level) = self.levels.last() else { return Ok(None) };
-        match metadata::read_xattrs(Handle::At(level.folder.as_fd(), &found.name)) {
+        let (folder, name) = found.place(&level.folder);
+        match metadata::read_xattrs(Handle::At(folder.as_fd(), name)) {
             Ok(xattrs) => Ok(Some(xattrs)),
             Err(e) => self.problem("read the attributes of", &e).map(|()| None),
         }
@@ -422,9 +427,10 @@ impl<'a> Walker<'a> {
     /// Links, devices, pipes and sockets: all of them is in the inode.
     fn take_other(&mut self, found: Found, kind: FileType) -> Result<(), Ended> {
         let Some(level) = self.levels.last() else { return Ok(()) };
+        let (folder, name) = found.place(&level.folder);
         let device = (rustix::fs::major(found.stat.st_rdev), rustix::fs::minor(found.stat.st_rdev));
         let node = match kind {
-            FileType::Symlink => match metadata::read_link(level.folder.as_fd(), &found.name) {
+            FileType::Symlink => match metadata::read_link(folder.as_fd(), name) {
                 Ok(target) => Node::Symlink { target },
                 Err(e) => return self.problem("read the link", &e),
             },
@@ -464,12 +470,4 @@ fn advance(parent: &mut Peekable<Listing<'_>>, name: &[u8]) -> Option<(Entry, St
             _ => drop(parent.next()),
         }
     }
-}
-
-/// Whether an open folder holds a tag that marks it as a cache.
-pub fn is_cache_tag(folder: BorrowedFd<'_>) -> bool {
-    let mut start = vec![0; CACHE_TAG_START.len()];
-    let read =
-        open_file(folder, CACHE_TAG_NAME.as_bytes()).and_then(|file| Ok(rustix::io::pread(file, &mut start, 0)?));
-    read.is_ok_and(|length| start.get(..length) == Some(CACHE_TAG_START))
 }

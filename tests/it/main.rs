@@ -88,6 +88,8 @@ mod cli_compare;
 
 mod shelf_figures;
 
+mod view;
+
 mod media;
 
 mod media_sticks;

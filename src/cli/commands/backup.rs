@@ -17,6 +17,7 @@ use xsnap::{
     archive::{
         backup::{Caution, Request, backup as back_up, backup_stream},
         filter::Patterns,
+        plan::View,
     },
     error::Error,
     repo::{
@@ -200,6 +201,7 @@ fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
         dry_run: words.dry_run,
         threads: session.threads(),
         caution: Caution { verify: words.verify, reserve: words.reserve.map_or(Reserve::Usual, Reserve::Bytes) },
+        view: View::default(),
     })
 }
 

@@ -10,6 +10,7 @@ use xsnap::{
     archive::{
         backup::{Caution, Request},
         filter::Patterns,
+        plan::View,
         request::{Overwrite, RestoreRequest, Restored, Selected},
         restore,
     },
@@ -70,6 +71,7 @@ pub fn request(sources: &[&Path]) -> Request {
         dry_run: false,
         threads: 2,
         caution: Caution::default(),
+        view: View::default(),
     }
 }
 
