@@ -77,8 +77,14 @@ pub mod repo {
     /// The repository's own parameters.
     pub mod config;
 
-    /// One moment of one machine; choosing one.
+    /// The cluster that a snapshot is of.
+    pub mod cluster;
+
+    /// One moment of one machine.
     pub mod snapshot;
+
+    /// Choosing among snapshots, and among clusters.
+    pub mod choice;
 
     /// Which snapshots are kept, and why.
     pub mod policy;

@@ -26,6 +26,7 @@ use crate::{
     id::{Generation, SnapshotId},
     progress::{Event, Progress},
     repo::{
+        cluster::Cluster,
         content::{Content, Run, fold},
         readback::{prove_packs, prove_pair},
         repository::Repository,
@@ -69,6 +70,8 @@ pub struct Request {
     pub tags: Vec<String>,
     /// A line for people.
     pub label: String,
+    /// The cluster that the machine manages, if it is captured as a management node.
+    pub cluster: Option<Cluster>,
     /// What is left out.
     pub exclude: Patterns,
     /// Leave the contents of tagged caches out.
@@ -145,9 +148,12 @@ pub fn backup_stream(
     commit(repository, request, None, assembled, added)
 }
 
-/// The latest snapshot of the same sources of this machine, else the latest of this machine.
+/// The latest snapshot of the same sources of this machine, else the latest of this machine. Management nodes of several
+/// clusters may have one name, and are other machines then.
 fn parent_of<'a>(repository: &'a Repository, request: &Request) -> Option<&'a Snapshot> {
-    let of_host = || repository.snapshots().iter().rev().filter(|s| s.host == request.host);
+    let own = request.cluster.as_ref().map(|cluster| cluster.name.as_str());
+    let is_other = |s: &&Snapshot| own.zip(s.cluster.as_ref()).is_some_and(|(own, of)| of.name != own);
+    let of_host = || repository.snapshots().iter().rev().filter(|s| s.host == request.host && !is_other(s));
     of_host().find(|s| s.sources == request.sources).or_else(|| of_host().next())
 }
 
@@ -203,6 +209,7 @@ fn commit(
         problems: problems.into_kept(),
         protected: false,
         program: concat!("xsnap ", env!("CARGO_PKG_VERSION")).into(),
+        cluster: request.cluster.clone(),
         extensions: Vec::new(),
     };
     if request.dry_run {

@@ -206,7 +206,7 @@ Examples:
 pub struct List {
     #[command(flatten)]
     pub choice: Choice,
-    /// Only the latest N of each machine and set of paths
+    /// Only the latest N of each cluster, machine and set of paths
     #[arg(long, value_name = "N")]
     pub latest: Option<usize>,
 }

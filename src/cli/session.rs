@@ -18,10 +18,11 @@ use xsnap::{
     error::Error,
     id::SnapshotId,
     repo::{
+        choice::{Selection, choose},
         keys::Password,
         opening::{Access, Credentials, Presence, probe},
         repository::Repository,
-        snapshot::{Selection, Snapshot, choose},
+        snapshot::Snapshot,
         tree::Time,
     },
     storage::{local::LocalStorage, object::Storage},
@@ -248,6 +249,7 @@ pub fn selection(choice: &Choice) -> Selection {
     let path = |p: &PathBuf| normal_path(std::path::absolute(p).unwrap_or_else(|_| p.clone()).as_os_str().as_bytes());
     Selection {
         host: choice.host.as_ref().map(|h| h.as_bytes().to_vec()),
+        cluster: choice.cluster.clone(),
         tags: choice.tag.clone(),
         paths: choice.path.iter().map(path).collect(),
     }

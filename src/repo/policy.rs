@@ -159,6 +159,8 @@ impl fmt::Display for Within {
 /// What is the same for all snapshots of a group.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupBy {
+    /// The cluster.
+    pub cluster: bool,
     /// The machine.
     pub host: bool,
     /// The paths that were backed up.
@@ -170,6 +172,8 @@ pub struct GroupBy {
 /// What the snapshots of a group have in common; nothing where it was not asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupKey {
+    /// The name of the cluster; empty where a snapshot is of none.
+    pub cluster: Option<String>,
     /// The machine.
     pub host: Option<Vec<u8>>,
     /// The paths that were backed up, in order.
@@ -187,6 +191,7 @@ impl GroupKey {
             words
         }
         Self {
+            cluster: by.cluster.then(|| snapshot.cluster.as_ref().map(|c| c.name.clone()).unwrap_or_default()),
             host: by.host.then(|| snapshot.host.clone()),
             paths: by.paths.then(|| in_order(&snapshot.sources)),
             tags: by.tags.then(|| in_order(&snapshot.tags)),

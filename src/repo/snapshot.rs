@@ -1,6 +1,6 @@
-//! One moment of one machine: what is recorded of it, and choosing one among many.
+//! One moment of one machine: what is recorded of it.
 //!
-//! Both directions of the encoding live here. Knows nothing of where snapshots lie (`repo/repository`). See
+//! Both directions of the encoding live here. Knows nothing of where snapshots lie (`repo/repository`), nor of choosing one (`repo/choice`). See
 //! `format-spec/06-snapshots.md`.
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     id::{ObjectName, SnapshotId},
     repo::{
+        cluster::Cluster,
         content::{Content, MAX_DEPTH, decode_list, encode_list},
         tree::{Entry, Metadata, Node, Owner, Stat, Time},
     },
@@ -86,12 +87,16 @@ pub struct Snapshot {
     pub protected: bool,
     /// The version of xsnap that made it.
     pub program: String,
+    /// The cluster that the machine manages, if it was captured as a management node.
+    pub cluster: Option<Cluster>,
     /// Room for later versions; kept by copies.
     pub extensions: Extensions,
 }
 
 /// The extension that says that something that was in the root folder is not here; it has no bytes.
 const PARTIAL_ROOT_TAG: u32 = 1;
+/// The extension that holds the cluster. One that makes no sense here is kept among the others as it is.
+const CLUSTER_TAG: u32 = 2;
 
 /// How many problems are recorded one by one.
 pub const MAX_PROBLEMS: usize = 1000;
@@ -172,6 +177,14 @@ fn load_content(stored: &StoredContent, object: &str) -> Result<Content> {
     Ok(Content { depth: stored.0, runs })
 }
 
+/// Takes the cluster out of the extensions, if there is one that makes sense.
+fn take_cluster(extensions: &mut Extensions) -> Option<Cluster> {
+    let of = |(tag, bytes): &(u32, Vec<u8>)| (*tag == CLUSTER_TAG).then(|| Cluster::decode(bytes)).flatten();
+    let (at, cluster) = extensions.iter().enumerate().find_map(|(at, extension)| Some((at, of(extension)?)))?;
+    extensions.remove(at);
+    Some(cluster)
+}
+
 impl Snapshot {
     /// The body of the object of this name that holds this snapshot, sealed; of its problems, those that fit.
     ///
@@ -182,6 +195,7 @@ impl Snapshot {
             return Err(Error::Usage("the root of a snapshot is a folder".into()));
         };
         let partial = self.root.partial.then_some((PARTIAL_ROOT_TAG, Vec::new())).into_iter();
+        let cluster = self.cluster.as_ref().map(|cluster| Ok((CLUSTER_TAG, cluster.encode()?))).transpose()?;
         let stored = Stored {
             id: self.id,
             time: self.time,
@@ -205,7 +219,7 @@ impl Snapshot {
             problems: self.problems.iter().cloned().collect::<Problems>().into_kept(),
             protected: self.protected,
             program: self.program.clone(),
-            extensions: partial.chain(self.extensions.iter().cloned()).collect(),
+            extensions: partial.chain(cluster).chain(self.extensions.iter().cloned()).collect(),
         };
         let body = secrets.seal_body(name, &[], &codec::encode_bounded(&stored, "the snapshot")?)?;
         if (HEADER_BYTES + body.len() + TRAILER_BYTES) as u64 > MAX_SMALL_BYTES {
@@ -232,9 +246,10 @@ impl Snapshot {
         let metadata = Metadata { mode: s.mode & 0o7777, owner: Arc::new(s.owner), mtime: s.mtime, xattrs };
         let node = Node::Folder { content: load_content(&s.content, object)? };
         let stats = s.stats.as_ref().map(|stats| load_content(stats, object)).transpose()?;
-        let (partial, extensions) =
+        let (partial, mut extensions) =
             s.extensions.into_iter().partition::<Extensions, _>(|(tag, _)| *tag == PARTIAL_ROOT_TAG);
         let partial = !partial.is_empty();
+        let cluster = take_cluster(&mut extensions);
         Ok(Self {
             id: s.id,
             time: s.time,
@@ -251,6 +266,7 @@ impl Snapshot {
             problems: s.problems,
             protected: s.protected,
             program: s.program,
+            cluster,
             extensions,
         })
     }
@@ -262,61 +278,5 @@ impl Snapshot {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
         };
         self.sources.iter().any(|source| within(source, path) || within(path, source))
-    }
-}
-
-/// Which snapshots are meant.
-#[derive(Debug, Clone, Default)]
-pub struct Selection {
-    /// Only of this machine.
-    pub host: Option<Vec<u8>>,
-    /// Only with every one of these tags.
-    pub tags: Vec<String>,
-    /// Only with a source that is, or lies above or below, one of these paths.
-    pub paths: Vec<Vec<u8>>,
-}
-
-impl Selection {
-    /// Whether a snapshot is meant.
-    pub fn takes(&self, snapshot: &Snapshot) -> bool {
-        self.host.as_ref().is_none_or(|host| *host == snapshot.host)
-            && self.tags.iter().all(|tag| snapshot.tags.contains(tag))
-            && (self.paths.is_empty() || self.paths.iter().any(|path| snapshot.touches(path)))
-    }
-}
-
-/// The newest snapshot, and a warning where its time says otherwise: a machine with a dead clock battery makes
-/// snapshots that look older than they are.
-#[derive(Debug)]
-pub struct Chosen<'a> {
-    /// The snapshot.
-    pub snapshot: &'a Snapshot,
-    /// Another one, of an earlier commit, that claims a later time.
-    pub claims_later: Option<&'a Snapshot>,
-}
-
-/// Chooses the snapshot that a word means: `latest`, a whole id, or the first characters of one.
-///
-/// # Errors
-/// `NoSnapshot` where none fits; `Usage` where several do.
-pub fn choose<'a>(snapshots: &'a [Snapshot], word: &str, selection: &Selection) -> Result<Chosen<'a>> {
-    let meant = || snapshots.iter().filter(|s| selection.takes(s));
-    let none = || Error::NoSnapshot { wanted: word.to_owned() };
-    if word == "latest" {
-        let snapshot = meant().max_by_key(|s| (s.commit, s.time)).ok_or_else(none)?;
-        let claims_later =
-            meant().filter(|s| s.commit < snapshot.commit && s.time > snapshot.time).max_by_key(|s| s.time);
-        return Ok(Chosen { snapshot, claims_later });
-    }
-    let word = word.to_lowercase();
-    let fits = |s: &&Snapshot| word.len() >= 2 && s.id.to_string().starts_with(&word);
-    let found: Vec<&Snapshot> = snapshots.iter().filter(fits).collect();
-    match found.as_slice() {
-        [] => Err(none()),
-        [snapshot] => Ok(Chosen { snapshot, claims_later: None }),
-        several => {
-            let ids: Vec<String> = several.iter().map(|s| s.id.to_string()).collect();
-            Err(Error::Usage(format!("{word} means more than one snapshot: {}", ids.join(", "))))
-        }
     }
 }

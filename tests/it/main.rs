@@ -18,6 +18,8 @@ mod bitflips;
 
 mod compare;
 
+mod clusters;
+
 mod copy;
 
 mod crash;

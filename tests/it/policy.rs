@@ -18,7 +18,7 @@ const DAY: i64 = 24 * HOUR;
 const CENTRAL: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
 /// Where clocks go back across midnight: at 0:01 on the first Sunday of November, to 23:01 of Saturday.
 const NEWFOUNDLAND: &str = "NST3:30NDT,M3.2.0/0:01,M11.1.0/0:01";
-const ALL_TOGETHER: GroupBy = GroupBy { host: false, paths: false, tags: false };
+const ALL_TOGETHER: GroupBy = GroupBy { cluster: false, host: false, paths: false, tags: false };
 const PERIODS: [Period; 5] = [Period::Hour, Period::Day, Period::Week, Period::Month, Period::Year];
 
 fn at(text: &str) -> i64 {
@@ -275,7 +275,12 @@ fn snapshots_are_judged_among_those_of_their_group_only() {
     }
     snapshots[7].sources = vec![b"/c".into(), b"/c".into()];
     let latest = |host, paths, tags| {
-        let groups = in_groups([Rule::Last(Count::Of(1))], &snapshots, GroupBy { host, paths, tags }, &calendar("UTC"));
+        let groups = in_groups(
+            [Rule::Last(Count::Of(1))],
+            &snapshots,
+            GroupBy { host, paths, tags, ..ALL_TOGETHER },
+            &calendar("UTC"),
+        );
         assert!(groups.iter().all(|g| g.key.host.is_some() == host && g.key.paths.is_some() == paths));
         assert!(groups.iter().all(|g| g.key.tags.is_some() == tags));
         kept_in(&groups)
@@ -477,7 +482,7 @@ fn a_policy_forgets_nothing_more_of_what_it_has_kept() {
         }
         let now = random.pick(&snapshots).time;
         let now = if random.one_in(2) { now } else { calendar("UTC").now };
-        let by = GroupBy { host: random.one_in(2), paths: false, tags: random.one_in(2) };
+        let by = GroupBy { host: random.one_in(2), tags: random.one_in(2), ..ALL_TOGETHER };
         for zone in ["UTC", CENTRAL, NEWFOUNDLAND] {
             let calendar = Calendar { now, ..calendar(zone) };
             let once = kept_in(&in_groups(rules.clone(), &snapshots, by, &calendar));

@@ -22,6 +22,7 @@ use xsnap::{
     },
     id::{Generation, ObjectName, RepositoryId, SnapshotId},
     repo::{
+        cluster::Cluster,
         config::{Clear, Config},
         content::{decode_list, encode_list},
         keys::{self, Password},
@@ -450,6 +451,7 @@ fn snapshots() -> Value {
     assert!(secrets.seal_key().is_none());
     json!({
         "record": { "fields": format!("{snapshot:?}"), "hex": hex(&record) },
+        "cluster": { "fields": format!("{:?}", samples::cluster()), "hex": hex(&samples::cluster().encode().unwrap()) },
         "body, plain": { "name": name.as_str(), "salt": hex(&SALT), "hex": body(None) },
         "body, sealed": { "name": name.as_str(), "salt": hex(&SALT), "hex": body(Some(samples::SEAL_KEY)) },
     })
@@ -465,4 +467,5 @@ fn snapshots_are_read_as_they_are_written() {
         assert!(Snapshot::open(&secrets, &other, &body, "v").is_err(), "under another name");
     }
     assert_eq!(samples::snapshot_record(), vector("snapshots.json", "record"));
+    assert_eq!(Cluster::decode(&vector("snapshots.json", "cluster")), Some(samples::cluster()));
 }

@@ -193,6 +193,7 @@ fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
         time: words.time.as_deref().map_or_else(|| Ok(now()), parse_time)?,
         tags: words.tag.iter().filter(|tag| !tag.is_empty()).cloned().collect(),
         label: words.label.clone(),
+        cluster: None,
         exclude: Patterns::new(&patterns)?,
         exclude_caches: words.exclude_caches,
         one_file_system: words.one_file_system,

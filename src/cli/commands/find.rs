@@ -17,9 +17,10 @@ use xsnap::{
         versions::{Found, Version, Versions, Wanted, versions},
     },
     repo::{
+        choice::{Selection, choose},
         opening::Access,
         repository::Repository,
-        snapshot::{Selection, Snapshot, choose},
+        snapshot::Snapshot,
         tree::{Entry, Node},
     },
 };

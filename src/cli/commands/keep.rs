@@ -54,7 +54,7 @@ fn policy(keep: &Keep) -> Policy {
 
 /// Whether any of the words that choose among snapshots was said.
 fn is_choosy(choice: &Choice) -> bool {
-    choice.host.is_some() || !choice.tag.is_empty() || !choice.path.is_empty()
+    choice.cluster.is_some() || choice.host.is_some() || !choice.tag.is_empty() || !choice.path.is_empty()
 }
 
 /// What is to be forgotten because it was named.
@@ -119,7 +119,7 @@ pub fn forget(session: &Session<'_>, words: &Forget) -> Result<u8> {
     if policy.rules.is_empty() && words.ids.is_empty() && !(words.allow_forget_all && is_choosy(&words.choice)) {
         bail!(Error::Usage(
             "nothing says what is to be kept: give rules such as --keep-daily 7, or ids of what is to be forgotten \
-             (--allow-forget-all with --host, --tag or --path forgets all that these choose)"
+             (--allow-forget-all with --cluster, --host, --tag or --path forgets all that these choose)"
                 .into()
         ));
     }
@@ -135,7 +135,12 @@ pub fn forget(session: &Session<'_>, words: &Forget) -> Result<u8> {
     let judged = repository.snapshots().iter().filter(|s| by_rules && chosen.takes(s) && !named.has(s.id));
     let calendar = Calendar { now: now(), zone: jiff::tz::TimeZone::system() };
     let by = |word| words.group_by.0.contains(&word);
-    let by = GroupBy { host: by(GroupWord::Host), paths: by(GroupWord::Paths), tags: by(GroupWord::Tags) };
+    let by = GroupBy {
+        cluster: by(GroupWord::Cluster),
+        host: by(GroupWord::Host),
+        paths: by(GroupWord::Paths),
+        tags: by(GroupWord::Tags),
+    };
     let mut groups = policy.apply(judged, by, &calendar);
     groups.iter_mut().for_each(|group| group.keep_doubtful(|s| repository.is_doubtful(&s.id)));
     if let (false, Some(group)) = (words.allow_forget_all, groups.iter().find(|group| group.is_emptied())) {
@@ -181,6 +186,8 @@ fn conclude_forget(session: &Session<'_>, dry_run: bool, kept: usize, forgotten:
 
 #[derive(Serialize)]
 struct JsonGroup {
+    /// Empty for those of none.
+    cluster: Option<String>,
     host: Option<JsonBytes>,
     paths: Option<Vec<JsonBytes>>,
     tags: Option<Vec<String>>,
@@ -206,13 +213,14 @@ struct JsonDamaged<'a> {
 }
 
 fn group_text(key: &GroupKey) -> String {
+    let cluster = key.cluster.as_ref().filter(|c| !c.is_empty()).map(|c| format!("cluster {}", clean(c.as_bytes())));
     let (host, tags) = (key.host.as_ref().map(|h| format!("host {}", clean(h))), key.tags.as_ref());
     let tags = tags.map(|tags| match tags.join(",") {
         none if none.is_empty() => "no tags".to_owned(),
         tags => format!("tags {}", clean(tags.as_bytes())),
     });
     let paths = |paths: &Vec<Vec<u8>>| paths.iter().map(|p| clean(p)).collect::<Vec<_>>().join(", ");
-    let parts: Vec<String> = host.into_iter().chain(key.paths.as_ref().map(paths)).chain(tags).collect();
+    let parts: Vec<String> = cluster.into_iter().chain(host).chain(key.paths.as_ref().map(paths)).chain(tags).collect();
     if parts.is_empty() { "all snapshots".into() } else { parts.join("; ") }
 }
 
@@ -259,6 +267,7 @@ fn show_group(session: &Session<'_>, group: &Group<'_>) -> Result<()> {
             reasons: reasons(j),
             named: false,
             group: Some(JsonGroup {
+                cluster: key.cluster.clone(),
                 host: key.host.as_ref().map(|h| json_bytes(h)),
                 paths: key.paths.as_ref().map(|paths| paths.iter().map(|p| json_bytes(p)).collect()),
                 tags: key.tags.clone(),
@@ -274,7 +283,7 @@ fn show_group(session: &Session<'_>, group: &Group<'_>) -> Result<()> {
 fn those<'r>(session: &Session<'_>, repository: &'r Repository, those: &Those) -> Result<Vec<&'r Snapshot>> {
     if those.ids.is_empty() {
         if !is_choosy(&those.choice) {
-            bail!(Error::Usage("name snapshots, or choose them with --host, --tag or --path".into()));
+            bail!(Error::Usage("name snapshots, or choose them with --cluster, --host, --tag or --path".into()));
         }
         let chosen = selection(&those.choice);
         let found: Vec<&Snapshot> = repository.snapshots().iter().filter(|s| chosen.takes(s)).collect();

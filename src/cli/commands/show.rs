@@ -17,6 +17,7 @@ use xsnap::{
     blobs::reader::Reader,
     error::Error,
     repo::{
+        cluster::Cluster,
         listing::{Listing, find, listing},
         opening::Access,
         snapshot::Snapshot,
@@ -47,6 +48,19 @@ pub struct JsonSnapshot<'a> {
     added_raw_bytes: u64,
     added_stored_bytes: u64,
     program: &'a str,
+    cluster: Option<JsonCluster<'a>>,
+}
+
+/// The cluster of a snapshot as programs see it.
+#[derive(Serialize)]
+struct JsonCluster<'a> {
+    name: &'a str,
+    customer: &'a str,
+    order: &'a str,
+    serials: &'a [String],
+    xcat: &'a str,
+    distribution: &'a str,
+    nodes: u64,
 }
 
 /// Lists the snapshots.
@@ -70,12 +84,13 @@ pub fn list(session: &Session<'_>, words: &List) -> Result<u8> {
     Ok(0)
 }
 
-/// Keeps the latest of each machine and set of paths.
+/// Keeps the latest of each cluster, machine and set of paths.
 pub fn keep_latest(snapshots: &mut Vec<&Snapshot>, latest: usize) {
     let mut seen = HashMap::new();
     snapshots.reverse();
     snapshots.retain(|s| {
-        let count = seen.entry((s.host.clone(), s.sources.clone())).or_insert(0_usize);
+        let cluster = s.cluster.as_ref().map(|cluster| cluster.name.clone());
+        let count = seen.entry((cluster, s.host.clone(), s.sources.clone())).or_insert(0_usize);
         *count += 1;
         *count <= latest
     });
@@ -85,15 +100,21 @@ pub fn keep_latest(snapshots: &mut Vec<&Snapshot>, latest: usize) {
 fn table(snapshots: &[&Snapshot]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["Time", "Id", "Host", "Tags", "Label", "Files", "Size", "Added", "Paths"]);
+    let has_clusters = snapshots.iter().any(|s| s.cluster.is_some());
+    let of_cluster = has_clusters.then_some(["Cluster", "Customer", "xCAT", "Distribution", "Nodes"]);
+    let of_all = ["Tags", "Label", "Files", "Size", "Added", "Paths"];
+    let header = ["Time", "Id", "Host"].into_iter().chain(of_cluster.into_iter().flatten()).chain(of_all);
+    let header: Vec<&str> = header.collect();
+    let numbers = header.iter().enumerate().filter(|(_, h)| ["Nodes", "Files", "Size", "Added"].contains(*h));
+    let numbers: Vec<usize> = numbers.map(|(at, _)| at).collect();
+    table.set_header(header);
     for s in snapshots {
         let marks = [(!s.complete, " (incomplete)"), (s.protected, " (protected)")];
         let marks: String = marks.into_iter().filter_map(|(has, mark)| has.then_some(mark)).collect();
         let paths: Vec<String> = s.sources.iter().map(|p| clean(p)).collect();
-        table.add_row([
-            time_text(s.time),
-            s.id.short(),
-            clean(&s.host),
+        let mut row = vec![time_text(s.time), s.id.short(), clean(&s.host)];
+        row.extend(has_clusters.then(|| cluster_cells(s.cluster.as_ref())).into_iter().flatten());
+        row.extend([
             clean(s.tags.join(",").as_bytes()),
             clean(format!("{}{marks}", s.label).trim_start().as_bytes()),
             s.counts.files.to_string(),
@@ -101,13 +122,22 @@ fn table(snapshots: &[&Snapshot]) -> String {
             size(s.counts.added_stored_bytes),
             paths.join("\n"),
         ]);
+        table.add_row(row);
     }
-    for column in 5..8 {
+    for column in numbers {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     table.trim_fmt()
+}
+
+/// What a list tells of a cluster.
+fn cluster_cells(cluster: Option<&Cluster>) -> [String; 5] {
+    let Some(c) = cluster else { return Default::default() };
+    let [name, customer, xcat, distribution] =
+        [&c.name, &c.customer, &c.xcat, &c.distribution].map(|word| clean(word.as_bytes()));
+    [name, customer, xcat, distribution, c.nodes.to_string()]
 }
 
 /// A snapshot as programs see it.
@@ -134,6 +164,15 @@ pub fn json_snapshot(s: &Snapshot) -> JsonSnapshot<'_> {
         added_raw_bytes: s.counts.added_raw_bytes,
         added_stored_bytes: s.counts.added_stored_bytes,
         program: &s.program,
+        cluster: s.cluster.as_ref().map(|c| JsonCluster {
+            name: &c.name,
+            customer: &c.customer,
+            order: &c.order,
+            serials: &c.serials,
+            xcat: &c.xcat,
+            distribution: &c.distribution,
+            nodes: c.nodes,
+        }),
     }
 }
 

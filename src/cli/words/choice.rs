@@ -8,6 +8,9 @@ pub struct Choice {
     /// Only snapshots of this machine
     #[arg(long, value_name = "NAME")]
     pub host: Option<OsString>,
+    /// Only snapshots of this cluster
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
     /// Only snapshots with this word; with several, those that have all
     #[arg(long, value_name = "WORD", value_delimiter = ',')]
     pub tag: Vec<String>,

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 #[derive(Debug, Group)]
 #[command(after_help = COPY_EXAMPLES)]
 pub struct Copy {
-    /// Copy these: ids, the first characters of ids, or `latest`; without any, all that --host, --tag, --path and
-    /// --latest choose
+    /// Copy these: ids, the first characters of ids, or `latest`; without any, all that --cluster, --host, --tag,
+    /// --path and --latest choose
     #[arg(value_name = "SNAPSHOT")]
     pub ids: Vec<String>,
     /// The repository to copy to; it is made where there is none
@@ -26,7 +26,7 @@ pub struct Copy {
     /// Of snapshots that are there already, take over tags, label and protection that were changed since
     #[arg(long)]
     pub update: bool,
-    /// Only the latest N of each machine and set of paths
+    /// Only the latest N of each cluster, machine and set of paths
     #[arg(long, value_name = "N", conflicts_with = "ids")]
     pub latest: Option<usize>,
     #[command(flatten)]

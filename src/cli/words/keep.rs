@@ -7,6 +7,8 @@ use xsnap::repo::policy::{Count, Within};
 /// What snapshots are grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GroupWord {
+    /// The cluster
+    Cluster,
     /// The machine
     Host,
     /// The paths that were backed up
@@ -22,10 +24,10 @@ pub struct Forget {
     #[arg(value_name = "SNAPSHOT")]
     pub ids: Vec<String>,
     /// Apply the rules to each group of these by itself; '' puts all into one group
-    #[arg(long, value_name = "WORDS", value_parser = parse_group_by, default_value = "host,paths")]
+    #[arg(long, value_name = "WORDS", value_parser = parse_group_by, default_value = "cluster,host,paths")]
     pub group_by: GroupWords,
     /// Let a group lose all that the rules do not keep, even where they keep nothing in it but the latest; without any
-    /// rule, forget all that --host, --tag and --path choose
+    /// rule, forget all that --cluster, --host, --tag and --path choose
     #[arg(long)]
     pub allow_forget_all: bool,
     /// Forget nothing; say what would be forgotten, and why the rest is kept
@@ -109,7 +111,7 @@ fn parse_group_by(text: &str) -> Result<GroupWords, String> {
         .map(|word| GroupWord::from_str(word, false))
         .collect::<Result<_, _>>()
         .map(GroupWords)
-        .map_err(|_| "it is made of `host`, `paths` and `tags`, with commas between them".to_owned())
+        .map_err(|_| "it is made of `cluster`, `host`, `paths` and `tags`, with commas between them".to_owned())
 }
 
 fn parse_count(text: &str) -> Result<Count, String> {
@@ -122,7 +124,8 @@ fn parse_count(text: &str) -> Result<Count, String> {
 /// Which snapshots are changed.
 #[derive(Debug, Group)]
 pub struct Those {
-    /// Ids, the first characters of ids, or `latest`; without any, all that --host, --tag and --path choose
+    /// Ids, the first characters of ids, or `latest`; without any, all that --cluster, --host, --tag and --path
+    /// choose
     #[arg(value_name = "SNAPSHOT")]
     pub ids: Vec<String>,
     #[command(flatten)]

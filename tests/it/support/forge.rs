@@ -132,6 +132,7 @@ pub fn snapshot_of(root: Entry) -> Snapshot {
         problems: Vec::new(),
         protected: false,
         program: "forgery".to_owned(),
+        cluster: None,
         extensions: Vec::new(),
     }
 }

@@ -63,6 +63,7 @@ pub fn request(sources: &[&Path]) -> Request {
         time: Time { seconds: 1_700_000_000, nanoseconds: 0 },
         tags: Vec::new(),
         label: String::new(),
+        cluster: None,
         exclude: Patterns::default(),
         exclude_caches: false,
         one_file_system: false,

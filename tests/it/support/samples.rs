@@ -12,6 +12,7 @@ use xsnap::{
     },
     id::{BlobId, Generation, ObjectName, RepositoryId, SnapshotId},
     repo::{
+        cluster::Cluster,
         config::Config,
         content::{Content, Run},
         keys::Cost,
@@ -175,7 +176,22 @@ pub fn snapshot() -> Snapshot {
         problems: vec![Problem { path: b"/etc/x".into(), verb: "open".into(), cause: "refused".into() }],
         protected: true,
         program: "xsnap 0.1.0".into(),
+        cluster: None,
         extensions: vec![(7, b"later".into())],
+    }
+}
+
+/// A cluster with something in every field.
+pub fn cluster() -> Cluster {
+    Cluster {
+        name: "alpha".into(),
+        customer: "Ä & Söhne".into(),
+        order: "4711".into(),
+        serials: vec!["SN1".into(), "SN2".into()],
+        xcat: "2.17.0".into(),
+        distribution: "Rocky Linux 9.4".into(),
+        nodes: 2000,
+        extensions: vec![(9, b"later".into())],
     }
 }
 
