@@ -18,6 +18,8 @@ mod bitflips;
 
 mod compare;
 
+mod cluster_stick;
+
 mod clusters;
 
 mod copy;

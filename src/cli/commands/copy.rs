@@ -24,6 +24,7 @@ use xsnap::{
         opening::{Access, Presence, probe},
         repository::Repository,
         snapshot::Snapshot,
+        usage::usage,
     },
     storage::{
         local::LocalStorage,
@@ -79,7 +80,11 @@ pub fn copy(session: &Session<'_>, words: &Copy) -> Result<u8> {
     let mut source = opened.with_context(|| format!("cannot copy from {}", shown(path)))?;
     let ids = chosen(session, &source, words)?;
     let opened = open_or_make(session, words, &source, writes(true));
-    let mut target = opened.with_context(|| format!("cannot copy to {}", shown(&words.to)))?;
+    let (mut target, is_new) = opened.with_context(|| format!("cannot copy to {}", shown(&words.to)))?;
+    let cluster = words.choice.cluster.as_deref().filter(|_| !words.among_others);
+    if let Some(cluster) = cluster {
+        refuse_others(&target, cluster)?;
+    }
     for (from, to) in [(&source, &target), (&target, &source)].into_iter().take(1 + usize::from(words.both)) {
         if from.is_encrypted() && !to.is_encrypted() {
             let (from, to) = (from.storage().location(), to.storage().location());
@@ -90,7 +95,8 @@ pub fn copy(session: &Session<'_>, words: &Copy) -> Result<u8> {
     }
     let there = one_way(session, words, &source, &mut target, &ids)?;
     if !words.both {
-        return Ok(there);
+        let leftovers = cluster.filter(|_| !is_new && !words.dry_run).map(|_| tell_leftovers(session, &target));
+        return Ok(leftovers.transpose()?.map_or(there, |code| code.max(there)));
     }
     let ids = chosen(session, &target, words)?;
     Ok(one_way(session, words, &target, &mut source, &ids)?.max(there))
@@ -103,6 +109,34 @@ fn refuse_same(from: &Path, to: &Path) -> Result<()> {
         bail!(Error::Usage(format!("{} and {} are the same repository", shown(from), shown(to))));
     }
     Ok(())
+}
+
+/// A repository that is to hold a cluster and nothing else holds no other snapshots. Of a damaged one nobody knows.
+fn refuse_others(target: &Repository, cluster: &str) -> Result<()> {
+    let is_other = |s: &&Snapshot| s.cluster.as_ref().is_none_or(|of| of.name != cluster);
+    let others = target.snapshots().iter().filter(is_other).count() + target.damaged_snapshots().len();
+    if others > 0 {
+        let (others, place) = (count(others as u64, "snapshot"), target.storage().location());
+        bail!(Error::Usage(format!(
+            "{place} holds {others} that {cluster} is not known to have: to give it away, copy to a fresh repository \
+             (forgetting leaves much behind); else say --among-others"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a repository that was there before holds what no snapshot needs, which may have been of others.
+fn tell_leftovers(session: &Session<'_>, target: &Repository) -> Result<u8> {
+    let unneeded = usage(target, &|_| true, session.screen)?.packs.unneeded;
+    if unneeded.blobs == 0 {
+        return Ok(0);
+    }
+    let (blobs, bytes) = (count(unneeded.blobs, "blob"), size(unneeded.stored_bytes));
+    session.screen.alarm(&format!(
+        "there are {blobs} ({bytes}) that no snapshot needs, and they may be of others: before it is given away, \
+         `xsnap prune --max-unused 0`, or copy to a fresh repository"
+    ))?;
+    Ok(3)
 }
 
 /// The snapshots that some words name, or choose where they name none.
@@ -119,13 +153,26 @@ fn chosen(session: &Session<'_>, source: &Repository, words: &Copy) -> Result<Ha
         if word.contains(':') {
             bail!(Error::Usage(format!("{word}: name a snapshot, without a path in it")));
         }
-        Ok(session.chosen(source, OsStr::new(word), &words.choice)?.0.id)
+        let found = session.chosen(source, OsStr::new(word), &words.choice)?.0;
+        let of = found.cluster.as_ref().map(|cluster| cluster.name.as_str());
+        match words.choice.cluster.as_deref() {
+            Some(cluster) if of != Some(cluster) => {
+                bail!(Error::Usage(format!("{word} is no snapshot of {cluster}")))
+            }
+            _ => Ok(found.id),
+        }
     };
     words.ids.iter().map(one).collect()
 }
 
-/// Opens the repository to copy to, or makes it where there is none, but not for a dry run, which writes nothing.
-fn open_or_make(session: &Session<'_>, words: &Copy, source: &Repository, access: Access) -> Result<Repository> {
+/// Opens the repository to copy to, or makes it where there is none, but not for a dry run, which writes nothing. Says
+/// whether it was made.
+fn open_or_make(
+    session: &Session<'_>,
+    words: &Copy,
+    source: &Repository,
+    access: Access,
+) -> Result<(Repository, bool)> {
     let path = words.to.as_path();
     session.refuse_unmounted(path, words.allow_unmounted)?;
     if path.metadata().is_ok_and(|m| !m.is_dir()) {
@@ -135,7 +182,8 @@ fn open_or_make(session: &Session<'_>, words: &Copy, source: &Repository, access
     let (file, command) = (words.to_password_file.as_deref(), words.to_password_command.as_deref());
     let password = password_from(file, command, "XSNAP_TO_PASSWORD")?;
     if probe(storage.as_ref())? != Presence::Nothing {
-        return session.open_asking(storage, access, password, "Password of the repository to copy to: ");
+        let opened = session.open_asking(storage, access, password, "Password of the repository to copy to: ")?;
+        return Ok((opened, false));
     }
     if words.dry_run {
         bail!(Error::NoRepository { location: storage.location() });
@@ -152,10 +200,12 @@ fn open_or_make(session: &Session<'_>, words: &Copy, source: &Repository, access
     }
     // An identity key must not lie in clear, and names that nobody keyed are not for a repository that hides things.
     let likeness = source.likeness();
-    let alike = source.is_encrypted() == password.is_some();
-    let naming = if alike { Naming::Like(likeness.0) } else { Naming::Own };
+    // Nor does a customer get a key that tells of the content of other repositories.
+    let is_shared =
+        source.is_encrypted() == password.is_some() && (words.choice.cluster.is_none() || password.is_none());
+    let naming = if is_shared { Naming::Like(likeness.0) } else { Naming::Own };
     let config = Config { chunks: likeness.1, ..Config::default() };
-    make(session, storage, InitOptions { config, password, naming, cost: Cost::DEFAULT })
+    Ok((make(session, storage, InitOptions { config, password, naming, cost: Cost::DEFAULT })?, true))
 }
 
 /// Copies in one direction, and says what came of it.

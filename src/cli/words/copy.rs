@@ -31,6 +31,9 @@ pub struct Copy {
     pub latest: Option<usize>,
     #[command(flatten)]
     pub choice: Choice,
+    /// With --cluster, go on although there are snapshots of others: it is no stick to give away then
+    #[arg(long, requires = "cluster")]
+    pub among_others: bool,
     /// Change nothing; say what would be copied
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -51,10 +54,15 @@ it is; otherwise files are cut and named anew, and what has not changed since a 
 A snapshot counts there once all of it is there: a copy that is stopped goes on when it is run again. Nothing is ever \
 deleted. A snapshot of which anything is lost is not copied; the others are, and the exit code is 3.
 
+With --cluster, a repository that is made holds what is of that cluster and nothing else: no name, no content, and no key \
+that others have. One that holds snapshots of others is refused. What a stick held before it got its file system is \
+another matter: take a new one, or wipe it (`blkdiscard`, or `dd if=/dev/zero`).
+
 The other password can also come from XSNAP_TO_PASSWORD, or be typed.
 
 Examples:
   xsnap copy --to /media/second
   xsnap copy --to /media/second --host mn1 --latest 3
+  xsnap copy --to /media/of-alpha --cluster alpha --verify
   xsnap copy --to /srv/backups --to-password-file /root/secret 3k7f9q2m
   xsnap copy --to /media/second --both --update";
