@@ -235,4 +235,19 @@ pub mod mn {
 
     /// The machine that is captured.
     pub mod machine;
+
+    /// What a package is, and a file of one.
+    pub mod package;
+
+    /// One rpm header as the databases hold it.
+    pub mod header;
+
+    /// What dpkg's books say.
+    pub mod dpkg;
+
+    /// What rpm's databases say.
+    pub mod rpm;
+
+    /// What is installed, and what of it is xCAT.
+    pub mod packages;
 }
