@@ -250,4 +250,10 @@ pub mod mn {
 
     /// What is installed, and what of it is xCAT.
     pub mod packages;
+
+    /// Digests of files that were computed before.
+    pub mod verified;
+
+    /// Files that no package brings back.
+    pub mod strays;
 }
