@@ -256,4 +256,25 @@ pub mod mn {
 
     /// Files that no package brings back.
     pub mod strays;
+
+    /// The package repositories that a machine is set up with.
+    pub mod repositories;
+
+    /// Digests of packages, as their makers write them.
+    pub mod digest;
+
+    /// A place that packages lie in, and its metadata proved.
+    pub mod shelf;
+
+    /// An rpm file: its headers and its own digests.
+    pub mod rpm_file;
+
+    /// A Debian package file: its control file.
+    pub mod deb_file;
+
+    /// What a repository of rpms offers.
+    pub mod index_rpm;
+
+    /// What a repository of Debian packages offers.
+    pub mod index_deb;
 }
