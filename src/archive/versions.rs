@@ -61,6 +61,8 @@ pub struct Found {
 pub struct Versions<'a> {
     /// The snapshots that were looked through, those of the same machine and paths beside each other.
     snapshots: Vec<&'a Snapshot>,
+    /// For each of them, where those of the same machine and paths end.
+    ends: Vec<usize>,
     /// What was found, in the order of paths.
     pub found: Vec<Found>,
 }
@@ -68,8 +70,20 @@ pub struct Versions<'a> {
 impl<'a> Versions<'a> {
     /// The snapshots that have a version.
     pub fn snapshots_of<'s>(&'s self, version: &'s Version) -> impl Iterator<Item = &'a Snapshot> + 's {
-        let spans = version.spans.iter().map(|(from, to)| *from as usize..=*to as usize);
-        spans.filter_map(|span| self.snapshots.get(span)).flatten().copied()
+        self.stretches_of(version).flatten().copied()
+    }
+
+    /// The snapshots that have a version, in stretches of one machine and its paths each, in the order of their commits.
+    pub fn stretches_of<'s>(&'s self, version: &'s Version) -> impl Iterator<Item = &'s [&'a Snapshot]> + 's {
+        version.spans.iter().flat_map(move |(from, to)| {
+            let (mut at, end) = (*from as usize, *to as usize + 1);
+            std::iter::from_fn(move || {
+                let next = end.min(*self.ends.get(at)?);
+                let stretch = self.snapshots.get(at..next).filter(|stretch| !stretch.is_empty());
+                at = next;
+                stretch
+            })
+        })
     }
 }
 
@@ -98,14 +112,19 @@ pub fn versions<'a>(
         walk.run(pending)?;
     }
     let Walk { looked, all, .. } = walk;
-    let mut versions = Versions { snapshots, found: all.settle(looked) };
-    for at in 0..versions.found.len() {
-        let Some(found) = versions.found.get_mut(at).filter(|found| found.versions.len() > 1) else { continue };
-        let mut own = std::mem::take(&mut found.versions);
-        own.sort_by_cached_key(|version| versions.snapshots_of(version).map(|s| s.commit).min());
-        versions.found.get_mut(at).into_iter().for_each(|found| found.versions = std::mem::take(&mut own));
+    let mut found = all.settle(looked);
+    let machines = snapshots.chunk_by(|a, b| (&a.host, &a.sources) == (&b.host, &b.sources));
+    let ends = machines.scan(0, |end, own| {
+        *end += own.len();
+        Some(std::iter::repeat_n(*end, own.len()))
+    });
+    let versions = Versions { ends: ends.flatten().collect(), snapshots, found: Vec::new() };
+    for found in found.iter_mut().filter(|found| found.versions.len() > 1) {
+        let first =
+            |version: &Version| versions.stretches_of(version).filter_map(|own| Some(own.first()?.commit)).min();
+        found.versions.sort_by_cached_key(first);
     }
-    Ok(versions)
+    Ok(Versions { found, ..versions })
 }
 
 /// A blob of listings, looked through under one path.
@@ -179,24 +198,36 @@ impl All {
     }
 }
 
+/// The one of some versions that an entry is. What was met last is most likely met again.
+fn known(numbers: &[u32], versions: &[Version], entry: &Entry, by_metadata: bool) -> Option<u32> {
+    let is_same = |n: &u32| {
+        let Some(known) = versions.get(*n as usize).map(|version| &version.entry) else { return false };
+        let (a, b) = (&known.metadata, &entry.metadata);
+        let metadata = !by_metadata || (a.mode == b.mode && a.owner == b.owner && a.xattrs == b.xattrs);
+        a.mtime == b.mtime && is_same_node(&known.node, &entry.node) && metadata
+    };
+    numbers.iter().rev().copied().find(is_same)
+}
+
+/// Whether two nodes are the same, whatever is in a folder.
+fn is_same_node(a: &Node, b: &Node) -> bool {
+    match (a, b) {
+        (Node::Folder { .. }, Node::Folder { .. }) => true,
+        (a, b) => a == b,
+    }
+}
+
 /// The number of a version of a name.
 fn number(names: &mut Names, versions: &mut Vec<Version>, mut entry: Entry, by_metadata: bool) -> u32 {
-    if let Node::Folder { content } = &mut entry.node {
-        *content = Content::default();
-    }
     let numbers = match names.get_mut(&entry.name) {
         Some(numbers) => numbers,
         None => names.entry(entry.name.clone()).or_default(),
     };
-    let is_same = |n: &&u32| {
-        let Some(known) = versions.get(**n as usize).map(|version| &version.entry) else { return false };
-        let (a, b) = (&known.metadata, &entry.metadata);
-        let metadata = !by_metadata || (a.mode == b.mode && a.owner == b.owner && a.xattrs == b.xattrs);
-        known.node == entry.node && a.mtime == b.mtime && metadata
-    };
-    // What was met last is most likely met again.
-    if let Some(known) = numbers.iter().rev().find(is_same) {
-        return *known;
+    if let Some(known) = known(numbers, versions, &entry, by_metadata) {
+        return known;
+    }
+    if let Node::Folder { content } = &mut entry.node {
+        *content = Content::default();
     }
     let fresh = u32::try_from(versions.len()).unwrap_or(u32::MAX);
     numbers.push(fresh);
@@ -229,8 +260,15 @@ struct Look {
 /// What was in a blob.
 enum Inside {
     List(Vec<Run>),
-    /// Entries that were looked for; folders.
-    Piece(Vec<Entry>, Vec<(Arc<[u8]>, Content)>),
+    Piece(Piece),
+}
+
+#[derive(Default)]
+struct Piece {
+    /// Entries that were looked for: numbers of the versions that were known before this round, and what else there is.
+    known: Vec<u32>,
+    fresh: Vec<Entry>,
+    folders: Vec<(Arc<[u8]>, Content)>,
 }
 
 struct Walk<'a> {
@@ -268,9 +306,9 @@ impl Walk<'_> {
     fn run(&mut self, mut pending: Vec<Look>) -> Result<()> {
         while !pending.is_empty() {
             let round = pending.split_off(pending.len().saturating_sub(ROUND));
-            let (reader, wanted, progress) = (self.reader, self.wanted, self.progress);
+            let (reader, wanted, progress, all) = (self.reader, self.wanted, self.progress, &self.all);
             let open = |look: &Look| {
-                if progress.stop_wanted() { Err(Error::Interrupted) } else { look.open(reader, wanted.patterns) }
+                if progress.stop_wanted() { Err(Error::Interrupted) } else { look.open(reader, wanted, all) }
             };
             let opened: Vec<Result<Inside>> = round.par_iter().with_min_len(4).map(open).collect();
             for (look, inside) in round.iter().zip(opened) {
@@ -281,11 +319,12 @@ impl Walk<'_> {
                     Ok(Inside::List(runs)) => {
                         below = self.refer(&look.path, look.depth.saturating_sub(1), &runs, &mut pending);
                     }
-                    Ok(Inside::Piece(found, folders)) => {
-                        for (path, content) in folders {
+                    Ok(Inside::Piece(piece)) => {
+                        for (path, content) in piece.folders {
                             below.extend(self.refer(&path, content.depth, &content.runs, &mut pending));
                         }
-                        versions = self.all.numbers(&look.path, found, wanted.by_metadata);
+                        versions = piece.known;
+                        versions.extend(self.all.numbers(&look.path, piece.fresh, wanted.by_metadata));
                     }
                 }
                 let looked = self.looked.get_mut(look.number as usize);
@@ -299,24 +338,30 @@ impl Walk<'_> {
 }
 
 impl Look {
-    fn open(&self, reader: &Reader, patterns: &Patterns) -> Result<Inside> {
+    /// Looks a blob through, on a thread of many: what is already known of its path is compared here, where most of what
+    /// was looked for ends.
+    fn open(&self, reader: &Reader, wanted: &Wanted<'_>, all: &All) -> Result<Inside> {
         let (bytes, object) = (reader.blob(&self.id)?, format!("tree {}", self.id));
         if self.depth > 0 {
             return Ok(Inside::List(decode_list(&bytes, &object)?));
         }
-        let (mut found, mut folders) = (Vec::new(), Vec::new());
+        let (mut piece, names) = (Piece::default(), all.folders.get(&self.path));
         let mut path = self.path.to_vec();
         for entry in decode_piece(&bytes, &object)? {
             path.truncate(self.path.len());
             path.push(b'/');
             path.extend_from_slice(&entry.name);
             if let Node::Folder { content } = &entry.node {
-                folders.push((Arc::from(path.as_slice()), content.clone()));
+                piece.folders.push((Arc::from(path.as_slice()), content.clone()));
             }
-            if patterns.matches(&path, matches!(entry.node, Node::Folder { .. })) {
-                found.push(entry);
+            let numbers = names.and_then(|names| names.get(&entry.name));
+            // A known version is of the same kind and under the same path, so the patterns match it too.
+            if let Some(known) = numbers.and_then(|numbers| known(numbers, &all.versions, &entry, wanted.by_metadata)) {
+                piece.known.push(known);
+            } else if wanted.patterns.matches(&path, matches!(entry.node, Node::Folder { .. })) {
+                piece.fresh.push(entry);
             }
         }
-        Ok(Inside::Piece(found, folders))
+        Ok(Inside::Piece(piece))
     }
 }

@@ -125,8 +125,8 @@ impl<'a> Ids<'a> {
     }
 
     fn runs(&mut self, stored: Vec<StoredRun>) -> Result<Vec<Run>> {
-        let mut total = 0_u64;
-        let mut load = |run| {
+        let (mut total, mut runs) = (0_u64, Vec::with_capacity(stored.len()));
+        for run in stored {
             let run = match run {
                 StoredRun::Hole { length_bytes } => Run::Hole { length_bytes },
                 StoredRun::Data { length_bytes } => {
@@ -137,9 +137,9 @@ impl<'a> Ids<'a> {
             };
             let sum = total.checked_add(run.length_bytes()).filter(|_| run.length_bytes() > 0);
             total = sum.ok_or_else(|| self.bad("a run of its content has an impossible length"))?;
-            Ok(run)
-        };
-        stored.into_iter().map(&mut load).collect()
+            runs.push(run);
+        }
+        Ok(runs)
     }
 
     /// Puts content together again.

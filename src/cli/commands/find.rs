@@ -11,11 +11,13 @@ use crate::cli::{
 };
 use anyhow::Result;
 use serde::Serialize;
+use std::collections::HashMap;
 use xsnap::{
     archive::{
         filter::Patterns,
         versions::{Found, Version, Versions, Wanted, versions},
     },
+    id::SnapshotId,
     repo::{
         choice::{Selection, choose},
         opening::Access,
@@ -24,6 +26,9 @@ use xsnap::{
         tree::{Entry, Node},
     },
 };
+
+/// How much is written at once: every write to a standard output that ends in a line end is a call of the system.
+const PAGE_BYTES: usize = 64 << 10;
 
 /// The snapshots that ids and a selection choose: those named, else all that are selected.
 pub fn chosen<'r>(repository: &'r Repository, named: &[String], selection: &Selection) -> Result<Vec<&'r Snapshot>> {
@@ -77,8 +82,16 @@ pub fn find(session: &Session<'_>, words: &Find) -> Result<u8> {
     let found = versions(&reader, &snapshots, &Wanted { patterns: &patterns, by_metadata: words.long }, session.screen);
     session.screen.end();
     let all = found?;
+    let (mut text, mut moments) = (String::new(), Moments::new());
     for found in &all.found {
-        show_found(session, words, &all, found)?;
+        add_found(&mut text, session, words, &all, found, &mut moments)?;
+        if text.len() >= PAGE_BYTES {
+            session.screen.line(text.trim_end_matches('\n'))?;
+            text.clear();
+        }
+    }
+    if !text.is_empty() {
+        session.screen.line(text.trim_end_matches('\n'))?;
     }
     let (paths, versions) = (all.found.len(), all.found.iter().map(|found| found.versions.len()).sum());
     let problems = session.screen.problems();
@@ -91,18 +104,27 @@ pub fn find(session: &Session<'_>, words: &Find) -> Result<u8> {
     Ok(if problems == 0 { 0 } else { 3 })
 }
 
-fn show_found(session: &Session<'_>, words: &Find, all: &Versions<'_>, found: &Found) -> Result<()> {
+/// Adds the lines for a path to what is written next.
+fn add_found(
+    text: &mut String,
+    session: &Session<'_>,
+    words: &Find,
+    all: &Versions<'_>,
+    found: &Found,
+    moments: &mut Moments,
+) -> Result<()> {
     if !session.screen.is_json() {
-        session.screen.line(&clean(&found.path))?;
+        text.extend([&clean(&found.path), "\n"]);
     }
     for version in &found.versions {
         let Some(holders) = Holders::of(all, version) else { continue };
-        if session.screen.is_json() {
+        let line = if session.screen.is_json() {
             let snapshots = words.long.then(|| all.snapshots_of(version).map(|s| s.id.to_string()).collect());
-            session.screen.object(&json_version(found, version, &holders, snapshots))?;
+            serde_json::to_string(&json_version(found, version, &holders, snapshots))?
         } else {
-            session.screen.line(&version_line(words, version, &holders))?;
-        }
+            version_line(words, version, &holders, moments)
+        };
+        text.extend([&line, "\n"]);
     }
     Ok(())
 }
@@ -120,16 +142,17 @@ impl<'a> Holders<'a> {
         let any = all.snapshots_of(version).next()?;
         let mut holders = Self { count: 0, first: any, last: any, hosts: Vec::new() };
         // Those of one machine come one after the other.
-        for snapshot in all.snapshots_of(version) {
-            holders.count += 1;
-            if snapshot.commit < holders.first.commit {
-                holders.first = snapshot;
+        for own in all.stretches_of(version) {
+            let (Some(first), Some(last)) = (own.first(), own.last()) else { continue };
+            holders.count += own.len() as u64;
+            if first.commit < holders.first.commit {
+                holders.first = first;
             }
-            if snapshot.commit > holders.last.commit {
-                holders.last = snapshot;
+            if last.commit > holders.last.commit {
+                holders.last = last;
             }
-            if holders.hosts.last() != Some(&snapshot.host.as_slice()) {
-                holders.hosts.push(&snapshot.host);
+            if holders.hosts.last() != Some(&first.host.as_slice()) {
+                holders.hosts.push(&first.host);
             }
         }
         Some(holders)
@@ -168,7 +191,10 @@ fn json_version(
     }
 }
 
-fn version_line(words: &Find, version: &Version, holders: &Holders<'_>) -> String {
+/// What is written of a snapshot: many versions begin or end with the same few.
+type Moments = HashMap<SnapshotId, String>;
+
+fn version_line(words: &Find, version: &Version, holders: &Holders<'_>, moments: &mut Moments) -> String {
     let entry = &version.entry;
     let what = size_of(entry).map_or_else(|| kind(&entry.node).0.into(), size);
     let detail = match (&entry.node, words.long) {
@@ -181,7 +207,10 @@ fn version_line(words: &Find, version: &Version, holders: &Holders<'_>) -> Strin
     } else {
         String::new()
     };
-    let one = |s: &Snapshot| format!("{} of {}", s.id.short(), time_text(s.time));
+    let mut one = |s: &Snapshot| {
+        let text = moments.entry(s.id).or_insert_with(|| format!("{} of {}", s.id.short(), time_text(s.time)));
+        text.clone()
+    };
     let span = match holders.count {
         1 => one(holders.first),
         _ => format!("{} to {}", one(holders.first), one(holders.last)),
