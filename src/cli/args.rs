@@ -67,7 +67,7 @@ pub enum Command {
     Init(Init),
     /// Take a snapshot of files and folders
     Backup(Backup),
-    /// List the snapshots
+    /// List the snapshots; those that the last check found damaged are marked
     #[command(visible_alias = "snapshots")]
     List(List),
     /// List what is in a snapshot

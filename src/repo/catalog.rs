@@ -5,18 +5,18 @@
 //! catalogue in memory. See `format-spec/07-catalogue.md`.
 
 use crate::{
-    id::{ObjectName, RepositoryId},
+    id::{ObjectName, RepositoryId, SnapshotId},
     storage::envelope::Kind,
 };
 use rusqlite::{Connection, OpenFlags, config::DbConfig, params};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     path::Path,
     time::Duration,
 };
 
 /// The version of the schema; a catalogue of another one is made anew.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE pack (name TEXT PRIMARY KEY, length_bytes INTEGER NOT NULL, kind TEXT NOT NULL, toc BLOB NOT NULL) STRICT;
@@ -25,6 +25,7 @@ const SCHEMA: &str = "
         time TEXT, host TEXT, tags TEXT, label TEXT, sources TEXT
     ) STRICT;
     CREATE TABLE bad_frame (pack TEXT NOT NULL, frame INTEGER NOT NULL, PRIMARY KEY (pack, frame)) STRICT, WITHOUT ROWID;
+    CREATE TABLE damaged_snapshot (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 ";
 
 /// One thread at a time uses a connection, and no link on a stick leads it elsewhere.
@@ -152,6 +153,7 @@ impl Catalog {
             copy.put_snapshot(&name, &bytes, None)?;
         }
         copy.mark_bad(file.bad_frames()?.iter().flat_map(|(pack, frames)| frames.iter().map(move |f| (pack, *f))))?;
+        copy.mark_damaged(&file.damaged_snapshots()?)?;
         Ok(copy)
     }
 
@@ -296,6 +298,33 @@ impl Catalog {
     /// SQLite's.
     pub fn unmark(&self, pack: &ObjectName) -> Outcome<()> {
         self.db.execute("DELETE FROM bad_frame WHERE pack = ?1", [pack.as_str()]).map(drop)
+    }
+
+    /// Snapshots that the last check has found damaged: their ids as text, of which nothing is proven.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn damaged_snapshots(&self) -> Outcome<BTreeSet<String>> {
+        let mut query = self.db.prepare("SELECT id FROM damaged_snapshot")?;
+        query.query_map([], |row| row.get(0))?.collect()
+    }
+
+    /// Marks these snapshots as damaged, and no others. Losing the marks costs another check and nothing else.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn mark_damaged(&self, ids: &BTreeSet<String>) -> Outcome<()> {
+        self.db.execute("DELETE FROM damaged_snapshot", [])?;
+        let mut insert = self.db.prepare_cached("INSERT INTO damaged_snapshot VALUES (?1)")?;
+        ids.iter().try_for_each(|id| insert.execute([id]).map(drop))
+    }
+
+    /// Takes the mark of a snapshot back, which is gone.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn unmark_snapshot(&self, id: &SnapshotId) -> Outcome<()> {
+        self.db.execute("DELETE FROM damaged_snapshot WHERE id = ?1", [id.to_string()]).map(drop)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Objects first, each file of each pair; then packs, their tables or all of their bytes; then every snapshot's trees,
 //! of which each is walked once as long as nothing in it is lost. Frames found bad are marked in the catalogue, so that
-//! the next backup stores their blobs again.
+//! the next backup stores their blobs again; so are the snapshots that something is lost of, so that a list can say so.
 
 use crate::{
     blobs::{
@@ -88,6 +88,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Files that cannot be restored whole: the first quarter of a million of them.
     pub touched: Vec<Touched>,
+    /// Every snapshot that has such files.
+    pub damaged_snapshots: BTreeSet<SnapshotId>,
     /// Objects looked at.
     pub objects: u64,
     /// Packs of which every byte was read.
@@ -121,6 +123,9 @@ pub fn check(repository: &Repository, read: ReadData, progress: &dyn Progress) -
     check_pairs(repository, progress, &mut report)?;
     check_packs(repository, read, progress, &mut report)?;
     check_snapshots(repository, progress, &mut report)?;
+    if !report.vanished {
+        repository.mark_damaged(&report.damaged_snapshots)?;
+    }
     Ok(report)
 }
 
@@ -326,11 +331,22 @@ pub(crate) fn check_pack(
 fn check_snapshots(repository: &Repository, progress: &dyn Progress, report: &mut Report) -> Result<()> {
     let index = Arc::new(repository.index()?);
     let reader = repository.reader(index);
-    let mut walk =
-        Walk { reader: &reader, clean: HashSet::new(), clean_lists: SeenLists::new(), touched: Vec::new(), progress };
+    let mut walk = Walk {
+        reader: &reader,
+        clean: HashSet::new(),
+        lossy: HashSet::new(),
+        clean_lists: SeenLists::new(),
+        touched: Vec::new(),
+        losses: 0,
+        progress,
+    };
     for snapshot in repository.snapshots() {
+        let before = walk.losses;
         walk.snapshot(snapshot)?;
         report.snapshots += 1;
+        if walk.losses > before {
+            report.damaged_snapshots.insert(snapshot.id);
+        }
     }
     report.touched = walk.touched;
     repository.mark_bad(&reader.take_bad_frames())
@@ -341,9 +357,13 @@ struct Walk<'a> {
     reader: &'a Reader,
     /// Folders of which everything was found, by a hash of their content lists.
     clean: HashSet<blake3::Hash>,
+    /// Folders of which something is lost and nothing more is named.
+    lossy: HashSet<blake3::Hash>,
     /// Lists of files of which everything was found.
     clean_lists: SeenLists,
     touched: Vec<Touched>,
+    /// How often something lost was met, named or not.
+    losses: u64,
     progress: &'a dyn Progress,
 }
 
@@ -351,7 +371,7 @@ struct Level<'a> {
     path_bytes: usize,
     listing: Listing<'a>,
     key: blake3::Hash,
-    touched_before: usize,
+    losses_before: u64,
 }
 
 impl Walk<'_> {
@@ -359,14 +379,14 @@ impl Walk<'_> {
         let reader = self.reader;
         let mut path = Vec::new();
         let mut levels: Vec<Level<'_>> = Vec::new();
-        let enter = |content: &Content, path_bytes: usize, touched_before: usize| Level {
+        let enter = |content: &Content, key: blake3::Hash, path_bytes: usize, losses_before: u64| Level {
             path_bytes,
             listing: listing(reader, content, None),
-            key: content.key(),
-            touched_before,
+            key,
+            losses_before,
         };
         if let Node::Folder { content } = &snapshot.root.node {
-            levels.push(enter(content, 0, self.touched.len()));
+            levels.push(enter(content, content.key(), 0, self.losses));
         }
         while let Some(level) = levels.last_mut() {
             if self.progress.stop_wanted() {
@@ -376,8 +396,10 @@ impl Walk<'_> {
             match level.listing.next() {
                 None => {
                     // Folders that hold each other many times can be touched in more paths than anybody could walk.
-                    if self.touched.len() == level.touched_before || self.touched.len() >= MAX_TOUCHED {
+                    if self.losses == level.losses_before {
                         self.clean.insert(level.key);
+                    } else if self.touched.len() >= MAX_TOUCHED {
+                        self.lossy.insert(level.key);
                     }
                     levels.pop();
                 }
@@ -387,8 +409,13 @@ impl Walk<'_> {
                     path.push(b'/');
                     path.extend_from_slice(&entry.name);
                     match &entry.node {
-                        Node::Folder { content } if !self.clean.contains(&content.key()) => {
-                            levels.push(enter(content, path.len(), self.touched.len()));
+                        Node::Folder { content } => {
+                            let key = content.key();
+                            if self.lossy.contains(&key) {
+                                self.losses += 1;
+                            } else if !self.clean.contains(&key) {
+                                levels.push(enter(content, key, path.len(), self.losses));
+                            }
                         }
                         Node::File { size_bytes, content } => self.file(snapshot, &path, *size_bytes, content)?,
                         _ => {}
@@ -436,6 +463,7 @@ impl Walk<'_> {
     }
 
     fn touch(&mut self, snapshot: &Snapshot, path: &[u8], why: &str) {
+        self.losses += 1;
         if self.touched.len() >= MAX_TOUCHED {
             return;
         }

@@ -31,7 +31,7 @@ use crate::{
     },
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -191,6 +191,8 @@ impl Repository {
         for (pack, frames) in self.catalog().bad_frames().unwrap_or_default() {
             fresh.mark_bad(frames.into_iter().map(|frame| (&pack, frame))).map_err(catalog_failed)?;
         }
+        let damaged = self.catalog().damaged_snapshots().unwrap_or_default();
+        fresh.mark_damaged(&damaged).map_err(catalog_failed)?;
         *self.catalog() = fresh;
         let on_medium = listed(self.target.storage.as_ref(), Folder::Packs)?;
         let rows = tables::read_missing(&self.target, &HashMap::new(), &on_medium)?;
@@ -206,7 +208,11 @@ impl Repository {
             return Ok(());
         }
         self.with_catalog(|catalog| {
-            changed.gone.iter().try_for_each(|name| catalog.drop_snapshot(name))?;
+            changed.gone.iter().try_for_each(|name| {
+                catalog.drop_snapshot(name)?;
+                let gone = SnapshotId::from_object(name).filter(|(id, _)| !self.has(id));
+                gone.map_or(Ok(()), |(id, _)| catalog.unmark_snapshot(&id))
+            })?;
             changed.fresh.iter().try_for_each(|(name, snapshot, bytes)| {
                 catalog.put_snapshot(name, bytes, self.plain_fields(snapshot).as_ref())
             })
@@ -367,6 +373,25 @@ impl Repository {
     /// Only where SQLite cannot even work in memory.
     pub fn unmark(&self, pack: &ObjectName) -> Result<()> {
         self.with_catalog(|catalog| catalog.unmark(pack))
+    }
+
+    /// Marks the snapshots of which a check has found that something is lost, and no others.
+    ///
+    /// # Errors
+    /// Only where SQLite cannot even work in memory.
+    pub fn mark_damaged(&self, ids: &BTreeSet<SnapshotId>) -> Result<()> {
+        let ids = ids.iter().map(ToString::to_string).collect();
+        self.with_catalog(|catalog| catalog.mark_damaged(&ids))
+    }
+
+    /// The snapshots that are there and of which the last check has found that something is lost. A hint: a backup since
+    /// then may have healed them, and what nobody has checked is not among them.
+    ///
+    /// # Errors
+    /// Only where SQLite cannot even work in memory.
+    pub fn marked_damaged(&self) -> Result<BTreeSet<SnapshotId>> {
+        let marked = self.with_catalog(Catalog::damaged_snapshots)?;
+        Ok(self.snapshots().iter().map(|s| s.id).filter(|id| marked.contains(&id.to_string())).collect())
     }
 }
 

@@ -94,12 +94,47 @@ fn what_is_found_nowhere_is_taken_out_only_when_that_is_said() {
     assert!(text.contains("is incomplete now") && text.contains("no damage is left"), "{text}");
     run(&scene.repo, ["check", "--read-data"]).expect(0);
     let listed = run(&scene.repo, ["list", "--json"]).expect(0).message("snapshot");
-    assert_eq!(listed["complete"], false);
+    assert_eq!((&listed["complete"], &listed["damaged"]), (&false.into(), &false.into()));
     let files = run(&scene.repo, ["ls", &format!("latest:{}", scene.source.display())]).expect(0).text();
     let [lost, whole] = scene.names;
     assert!(files.contains(whole) && !files.contains(lost), "{files}");
     let what = format!("latest:{}/{whole}", scene.source.display());
     assert_eq!(run(&scene.repo, ["cat", &what]).expect(0).out, fs::read(scene.source.join(whole)).unwrap());
+}
+
+/// What is marked is what the last check has found.
+#[test]
+fn a_snapshot_that_a_check_found_damaged_is_marked_in_the_list_until_it_is_mended() {
+    let scene = Scene::damaged();
+    fs::write(scene.path.join("other"), "whole").unwrap();
+    run(&scene.repo, ["backup", scene.path.join("other").to_str().unwrap()]).expect(0);
+    let marks = |marked: [bool; 2], case: &str| {
+        let listed = run(&scene.repo, ["list", "--json"]).expect(0).json();
+        let found: Vec<bool> = listed.iter().filter_map(|object| object["damaged"].as_bool()).collect();
+        assert_eq!(found, marked, "{case}");
+        let text = run(&scene.repo, ["list"]).expect(0).text();
+        assert_eq!(text.matches("(damaged)").count(), marked.iter().filter(|m| **m).count(), "{case}: {text}");
+        assert_eq!(text.contains("`xsnap repair`"), marked.contains(&true), "{case}: {text}");
+    };
+    marks([true, false], "found by the check");
+    run(&scene.repo, ["tag", "--add", "kept", "latest"]).expect(0);
+    run(&scene.repo, ["repair"]).expect(1);
+    marks([true, false], "a repair that finds nothing");
+    fs::remove_file(scene.repo.join("index.sqlite")).unwrap();
+    marks([false, false], "nobody has checked");
+    run(&scene.repo, ["check"]).expect(0);
+    marks([false, false], "the check has not read the data");
+    run(&scene.repo, ["check", "--read-data"]).expect(1);
+    marks([true, false], "it has");
+    let first = run(&scene.repo, ["list", "--json"]).expect(0).json()[0]["id"].as_str().unwrap().to_owned();
+    run(&scene.repo, ["label", &first, "still damaged"]).expect(0);
+    marks([true, false], "its record was written anew");
+    run(&scene.repo, ["backup", scene.source.to_str().unwrap()]).expect(0);
+    run(&scene.repo, ["forget", "latest"]).expect(0);
+    run(&scene.repo, ["check"]).expect(0);
+    marks([false, false], "a backup has stored again what was lost");
+    run(&scene.repo, ["repair"]).expect(0);
+    marks([false, false], "mended");
 }
 
 #[test]

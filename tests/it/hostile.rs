@@ -1,12 +1,13 @@
 //! Forged trees: whatever a snapshot says, nothing outside of the target is touched, and no wrong tree goes unsaid.
 
 use crate::support::{
-    forge::{Forge, file, folder, forged, symlink},
+    forge::{Forge, file, folder, forged, snapshot_of, symlink},
     node,
     small::{quick_place, restore_path, restore_request, restore_with},
 };
 use rustix::fs::{CWD, FileType, Mode};
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt, symlink as plant_link},
     path::{Path, PathBuf},
@@ -448,7 +449,7 @@ fn a_hole_in_a_folders_list_is_a_problem_and_its_other_pieces_are_restored() {
 /// Forty folders, each of which holds the next one twice: a trillion paths lead to the one file, and it is lost.
 #[test]
 fn a_lost_file_that_a_trillion_paths_lead_to_ends_no_check() {
-    let (repository, _) = forged(|forge| {
+    let (mut repository, first) = forged(|forge| {
         let lost = Content { depth: 0, runs: vec![forge.nowhere(7)] };
         let mut at = forge.folder(&[file(b"lost", lost)]);
         for _ in 0..40 {
@@ -456,6 +457,12 @@ fn a_lost_file_that_a_trillion_paths_lead_to_ends_no_check() {
         }
         at
     });
+    // Nothing of a later one is named any more, and it is damaged all the same.
+    let second = repository.put_snapshot(snapshot_of(first.root.clone())).unwrap();
+    let whole = repository.put_snapshot(snapshot_of(folder(b"", Content::default()))).unwrap();
     let report = check(&repository, ReadData::No, &Silent).unwrap();
     assert!(report.has_damage() && report.touched.len() >= 1 << 18, "{}", report.touched.len());
+    assert_eq!(report.damaged_snapshots, BTreeSet::from([first.id, second.id]));
+    assert_eq!(repository.marked_damaged().unwrap(), report.damaged_snapshots);
+    assert!(!report.damaged_snapshots.contains(&whole.id));
 }

@@ -9,13 +9,14 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io::{IsTerminal, Write},
 };
 use xsnap::{
     archive::dump::{dump_file, dump_folder},
     blobs::reader::Reader,
     error::Error,
+    id::SnapshotId,
     repo::{
         cluster::Cluster,
         listing::{Listing, find, listing},
@@ -63,7 +64,14 @@ struct JsonCluster<'a> {
     nodes: u64,
 }
 
-/// Lists the snapshots.
+#[derive(Serialize)]
+struct JsonListed<'a> {
+    #[serde(flatten)]
+    snapshot: JsonSnapshot<'a>,
+    damaged: bool,
+}
+
+/// Lists the snapshots, and marks those that the last check has found damaged.
 pub fn list(session: &Session<'_>, words: &List) -> Result<u8> {
     let repository = session.open(Access::Read)?;
     let chosen = selection(&words.choice);
@@ -71,16 +79,26 @@ pub fn list(session: &Session<'_>, words: &List) -> Result<u8> {
     if let Some(latest) = words.latest {
         keep_latest(&mut snapshots, latest);
     }
+    let damaged = repository.marked_damaged()?;
     if session.screen.is_json() {
-        snapshots.iter().try_for_each(|s| session.screen.object(&json_snapshot(s)))?;
+        snapshots.iter().try_for_each(|s| {
+            session.screen.object(&JsonListed { snapshot: json_snapshot(s), damaged: damaged.contains(&s.id) })
+        })?;
         return Ok(0);
     }
     if snapshots.is_empty() {
         session.screen.say("no snapshots")?;
         return Ok(0);
     }
-    session.screen.line(&table(&snapshots))?;
+    session.screen.line(&table(&snapshots, &damaged))?;
     session.screen.say(&count(snapshots.len() as u64, "snapshot"))?;
+    match snapshots.iter().filter(|s| damaged.contains(&s.id)).count() as u64 {
+        0 => {}
+        n => session.screen.alarm(&format!(
+            "{} found damaged by the last check: `xsnap check` names what is lost, `xsnap repair` mends what can be mended",
+            count(n, "snapshot")
+        ))?,
+    }
     Ok(0)
 }
 
@@ -97,7 +115,7 @@ pub fn keep_latest(snapshots: &mut Vec<&Snapshot>, latest: usize) {
     snapshots.reverse();
 }
 
-fn table(snapshots: &[&Snapshot]) -> String {
+fn table(snapshots: &[&Snapshot], damaged: &BTreeSet<SnapshotId>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let has_clusters = snapshots.iter().any(|s| s.cluster.is_some());
@@ -109,7 +127,8 @@ fn table(snapshots: &[&Snapshot]) -> String {
     let numbers: Vec<usize> = numbers.map(|(at, _)| at).collect();
     table.set_header(header);
     for s in snapshots {
-        let marks = [(!s.complete, " (incomplete)"), (s.protected, " (protected)")];
+        let is_damaged = damaged.contains(&s.id);
+        let marks = [(is_damaged, " (damaged)"), (!s.complete, " (incomplete)"), (s.protected, " (protected)")];
         let marks: String = marks.into_iter().filter_map(|(has, mark)| has.then_some(mark)).collect();
         let paths: Vec<String> = s.sources.iter().map(|p| clean(p)).collect();
         let mut row = vec![time_text(s.time), s.id.short(), clean(&s.host)];
