@@ -33,22 +33,58 @@ fn completions_are_scripts_that_their_shells_take_and_they_know_every_command() 
         }
         let file = path.join(shell);
         fs::write(&file, script).unwrap();
-        let there = if shell == "bash" { installed("bash", "bash") } else { happens_to_be_there(shell) };
-        if there {
+        if installed(shell, shell) {
             let taken = Command::new(shell).arg("-n").arg(&file).output().unwrap();
             assert!(taken.status.success() && taken.stderr.is_empty(), "{shell}: {taken:?}");
         }
     }
-    // What bash offers is what a person may type.
-    let script = path.join("bash");
-    let ask = format!(
-        "source '{}'; COMP_WORDS=(xsnap ke); COMP_CWORD=1; _xsnap xsnap ke xsnap; echo \"${{COMPREPLY[*]}}\"",
-        script.display()
-    );
-    let offered = Command::new("bash").arg("-c").arg(ask).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&offered.stdout).trim(), "key", "{offered:?}");
     for words in [&["completions"][..], &["completions", "tcsh"]] {
         say(words).expect(2);
+    }
+}
+
+/// What a shell says to a script, to which `$COMPLETIONS` is the file of the completions for it.
+fn asked(shell: &str, script: &str) -> Option<String> {
+    let (_place, path) = place();
+    let completions = path.join("completions");
+    fs::write(&completions, say(&["completions", shell]).expect(0).text()).unwrap();
+    let mut command = Command::new(shell);
+    command.args(match shell {
+        "fish" => &["--no-config", "-c"][..],
+        "zsh" => &["-f", "-c"],
+        _ => &["-c"],
+    });
+    command.arg(script).env("COMPLETIONS", &completions).env("HOME", &path).env("TERM", "dumb");
+    installed(shell, shell).then(|| {
+        let ran = command.stdin(Stdio::null()).output().unwrap();
+        assert!(ran.status.success(), "{shell}: {ran:?}");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    })
+}
+
+#[test]
+fn what_shells_offer_is_what_a_person_may_type() {
+    let bash =
+        r#"source "$COMPLETIONS"; COMP_WORDS=(xsnap ke); COMP_CWORD=1; _xsnap xsnap ke xsnap; echo "${COMPREPLY[*]}""#;
+    if let Some(said) = asked("bash", bash) {
+        assert_eq!(said.trim(), "key");
+    }
+    let fish = "source $COMPLETIONS; complete -C 'xsnap ke'; complete -C 'xsnap forget --keep-da'";
+    if let Some(said) = asked("fish", fish) {
+        let offered: Vec<&str> = said.lines().filter_map(|line| line.split('\t').next()).collect();
+        assert_eq!(offered, ["key", "--keep-daily"]);
+    }
+    // Only a shell on a terminal completes: another one types the words and the tabs, and reads what they became.
+    let zsh = r#"
+        zmodload zsh/zpty; zpty shell zsh -f -i
+        zpty -w shell "autoload -Uz compinit; compinit -u -D; source '$COMPLETIONS'; xsnap() { print -r -- \"<\$*>\" }; print rea''dy"
+        zpty -r -m shell said '*ready*'
+        for words in 'ke' 'forget --keep-da'; do
+            zpty -w -n shell "xsnap $words"$'\tend\n'
+            zpty -r -m shell said '*<*>*'; print -r -- "$said"
+        done"#;
+    if let Some(said) = asked("zsh", zsh) {
+        assert!(said.contains("<key end>") && said.contains("<forget --keep-daily=end>"), "{said}");
     }
 }
 
