@@ -277,4 +277,25 @@ pub mod mn {
 
     /// What a repository of Debian packages offers.
     pub mod index_deb;
+
+    /// Folders of packages: found, read, proved.
+    pub mod stock;
+
+    /// A tarball of packages, unpacked for what is wanted.
+    pub mod tarball;
+
+    /// Files fetched over http and https.
+    pub mod fetch;
+
+    /// The metadata of rpms made anew.
+    pub mod metadata_rpm;
+
+    /// The metadata of Debian packages made anew.
+    pub mod metadata_deb;
+
+    /// Where wanted packages are to be had.
+    pub mod search;
+
+    /// The packages that a machine can be made of again.
+    pub mod supply;
 }

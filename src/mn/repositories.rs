@@ -61,6 +61,22 @@ impl Repository {
         let says = |text: &str| text.to_ascii_lowercase().contains("xcat");
         says(&self.id) || says(&String::from_utf8_lossy(file))
     }
+
+    /// The folders of the machine that it is in.
+    pub fn folders(&self) -> impl Iterator<Item = &[u8]> {
+        self.locations.iter().filter_map(|location| match location {
+            Location::Folder(path) => Some(path.as_slice()),
+            Location::Url(_) => None,
+        })
+    }
+
+    /// The servers that it is on, as far as they can be asked over http and https.
+    pub fn urls(&self) -> impl Iterator<Item = &str> {
+        self.locations.iter().filter_map(|location| match location {
+            Location::Url(url) if url.starts_with("http://") || url.starts_with("https://") => Some(url.as_str()),
+            _ => None,
+        })
+    }
 }
 
 impl Location {
