@@ -56,6 +56,14 @@ impl<'a> Machine<'a> {
         Ok(Self { inside: Inside::open(Path::new("/"))?, programs, is_live: true })
     }
 
+    /// A machine that runs and has its files below `root`, as one in a container does.
+    ///
+    /// # Errors
+    /// `File` where that is no folder.
+    pub fn running(root: &Path, programs: &'a dyn Programs) -> Result<Self> {
+        Ok(Self { inside: Inside::open(root)?, programs, is_live: true })
+    }
+
     /// The machine whose disk is mounted at `root`.
     ///
     /// # Errors
