@@ -298,4 +298,13 @@ pub mod mn {
 
     /// The packages that a machine can be made of again.
     pub mod supply;
+
+    /// xCAT tables in memory and as CSV.
+    pub mod tables;
+
+    /// Which tables an xCAT has, by its own Schema.pm.
+    pub mod schema;
+
+    /// Which database holds the tables, and how to get in.
+    pub mod engine;
 }
