@@ -305,6 +305,15 @@ pub mod mn {
     /// Which tables an xCAT has, by its own Schema.pm.
     pub mod schema;
 
+    /// Tables into a folder of CSV files, counted and proved.
+    pub mod csv_folder;
+
     /// Which database holds the tables, and how to get in.
     pub mod engine;
+
+    /// The table files of SQLite, copied at one moment.
+    pub mod sqlite;
+
+    /// The whole database into a staging folder.
+    pub mod database;
 }

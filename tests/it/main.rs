@@ -54,6 +54,10 @@ mod limits;
 
 mod meanwhile;
 
+mod mn_sqlite;
+
+mod mn_tables;
+
 mod readme;
 
 mod records;
@@ -157,4 +161,6 @@ mod support {
 
     pub mod image;
     pub mod unlocked;
+
+    pub mod xcat;
 }

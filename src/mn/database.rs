@@ -1,0 +1,231 @@
+//! The whole database of a management node into a staging folder: its own files or dumps, and every table as CSV.
+//!
+//! In the snapshot, copies of the table files stand where the files themselves do, the CSVs in `/.xsnap/xcatdb`, in which
+//! nothing else may be (xCAT loads every file of such a folder as a table), and what a server dumps of itself in
+//! `/.xsnap/database`.
+
+pub use crate::mn::csv_folder::Proof;
+use crate::{
+    archive::plan::Graft,
+    error::{Error, Result},
+    mn::{
+        csv_folder::{CsvFolder, LOGS},
+        engine::{CFGLOC, Engine},
+        machine::Machine,
+        schema::Schema,
+        sqlite::{self, Copies, SUFFIX},
+        tables::{Tables, is_table_name},
+    },
+    progress::{Event, Progress},
+    repo::snapshot::Problem,
+};
+use std::{collections::BTreeSet, io, path::Path, time::Duration};
+
+/// Where the CSVs stand in a snapshot.
+pub const CSV_FOLDER: &[u8] = b"/.xsnap/xcatdb";
+
+/// What is dumped, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct DumpOptions {
+    /// The tables eventlog and auditlog too, which are otherwise left out: file, CSV and all.
+    pub logs: bool,
+    /// How long table files may be held so that nobody can write to them.
+    pub lock_limit: Duration,
+}
+
+impl Default for DumpOptions {
+    fn default() -> Self {
+        Self { logs: false, lock_limit: Duration::from_secs(5) }
+    }
+}
+
+/// The database in the staging folder.
+#[derive(Debug)]
+pub struct Dump {
+    /// Which database it is.
+    pub engine: Engine,
+    /// Its tables, but for eventlog and auditlog, which are never held in memory.
+    pub tables: Tables,
+    /// What each table held that was dumped.
+    pub proofs: Vec<Proof>,
+    /// What stands in the snapshot from the staging folder: files, and the folder of the CSVs.
+    pub grafts: Vec<Graft>,
+    /// Live files that must not be walked: the table files and their journals.
+    pub hidden: Vec<Vec<u8>>,
+    /// Paths that are to be captured as they are.
+    pub raw: Vec<Vec<u8>>,
+    /// Tables that were left out as asked.
+    pub left_out: Vec<String>,
+    /// How long table files were held.
+    pub held: Duration,
+    /// The tables could not be read: what is captured of them is raw, and nothing proves it.
+    pub unproved: bool,
+    /// What could not be read or is not there. Any of these makes the snapshot incomplete.
+    pub problems: Vec<Problem>,
+}
+
+/// Dumps the database of a machine into `staging`, which exists, is empty and can be read by nobody else.
+///
+/// # Errors
+/// `File` where staging cannot be written, or cfgloc or the folder of the tables cannot be read; `Damaged` where cfgloc names no
+/// known database; `Usage` for DB2; `Interrupted`. A table that cannot be read is a problem.
+pub fn dump(machine: &Machine, staging: &Path, options: &DumpOptions, progress: &dyn Progress) -> Result<Dump> {
+    let engine = Engine::of(&machine.inside)?;
+    let (schema, unread) = Schema::of(&machine.inside, engine.schema_suffix());
+    let work = Work { machine, schema, staging, options, progress };
+    let mut dump = Dump {
+        engine: engine.clone(),
+        tables: Tables::default(),
+        proofs: Vec::new(),
+        grafts: Vec::new(),
+        hidden: Vec::new(),
+        raw: Vec::new(),
+        left_out: Vec::new(),
+        held: Duration::ZERO,
+        unproved: false,
+        problems: Vec::new(),
+    };
+    for unread in unread {
+        work.report(&mut dump, &unread.path, "read the tables' description in", &unread.cause.to_string());
+    }
+    match &engine {
+        Engine::Sqlite { dir } => work.table_files(dir, &mut dump)?,
+        Engine::Csv { dir } => {
+            dump.raw.push(dir.clone());
+            work.report_unproved(&mut dump, dir, "tables in text files are captured as they are and not looked into");
+        }
+        Engine::Postgres(_) | Engine::Mysql(_) => {
+            work.report_unproved(&mut dump, CFGLOC, "tables in a database server are not captured");
+        }
+        Engine::Db2 => {
+            return Err(Error::Usage("this management node has its tables in DB2, which xsnap cannot capture".into()));
+        }
+    }
+    Ok(dump)
+}
+
+/// What a dump is made from.
+struct Work<'a> {
+    machine: &'a Machine<'a>,
+    schema: Schema,
+    staging: &'a Path,
+    options: &'a DumpOptions,
+    progress: &'a dyn Progress,
+}
+
+impl Work<'_> {
+    fn report(&self, dump: &mut Dump, path: &[u8], verb: &str, cause: &str) {
+        let problem = Problem { path: path.to_vec(), verb: verb.to_owned(), cause: cause.to_owned() };
+        self.take_problem(dump, problem);
+    }
+
+    fn take_problem(&self, dump: &mut Dump, problem: Problem) {
+        let cause = io::Error::other(problem.cause.clone());
+        self.progress.tell(Event::Problem { path: &problem.path, verb: &problem.verb, cause: &cause });
+        dump.problems.push(problem);
+    }
+
+    fn report_unproved(&self, dump: &mut Dump, path: &[u8], cause: &str) {
+        dump.unproved = true;
+        self.report(dump, path, "prove the tables of", cause);
+    }
+
+    /// The tables as files of SQLite.
+    fn table_files(&self, dir: &[u8], dump: &mut Dump) -> Result<()> {
+        let inside = &self.machine.inside;
+        let folder = inside.follow(dir).path;
+        let failed = |e| Error::file("list", inside.live_path(&folder), e);
+        let names = inside.names(&folder).map_err(failed)?;
+        let path_of = |name: &[u8]| [folder.as_slice(), b"/", name].concat();
+        dump.hidden = names.iter().filter(|name| sqlite::is_of_a_table(name)).map(|name| path_of(name)).collect();
+        let is_out = |name: &[u8]| LOGS.iter().find(|log| name.strip_suffix(SUFFIX) == Some(log.as_bytes()));
+        let mut paths = Vec::new();
+        for name in names.iter().filter(|name| name.ends_with(SUFFIX)) {
+            match is_out(name) {
+                Some(log) if !self.options.logs => dump.left_out.push((*log).to_owned()),
+                _ => paths.push(path_of(name)),
+            }
+        }
+        let to = self.staging.join("tables");
+        let copies = if self.machine.is_live() {
+            sqlite::copy_live(inside, &paths, &to, self.options.lock_limit, self.progress)?
+        } else {
+            sqlite::copy_mounted(inside, &paths, &to, self.progress)?
+        };
+        self.table_csvs(copies, dump)?;
+        let found: BTreeSet<Vec<u8>> = names.into_iter().collect();
+        for table in self.expected() {
+            let name = [table.as_bytes(), SUFFIX].concat();
+            if !found.contains(&name) {
+                self.report(dump, &path_of(&name), "find", &format!("the table {table} is missing"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables that must be there.
+    fn expected(&self) -> impl Iterator<Item = &str> {
+        let names = self.schema.expected().into_iter();
+        names.filter(|name| self.options.logs || !LOGS.contains(name))
+    }
+
+    fn table_csvs(&self, copies: Copies, dump: &mut Dump) -> Result<()> {
+        dump.held = copies.held;
+        copies.problems.into_iter().for_each(|problem| self.take_problem(dump, problem));
+        let csv_dir = self.staging.join("xcatdb");
+        let mut csvs = CsvFolder::create(&csv_dir)?;
+        for file in &copies.files {
+            if self.progress.stop_wanted() {
+                return Err(Error::Interrupted);
+            }
+            self.progress.tell(Event::Path(&file.path));
+            self.table_csv(file, &mut csvs, dump)?;
+        }
+        (dump.tables, dump.proofs) = csvs.close()?;
+        dump.grafts.push(Graft { at: CSV_FOLDER.to_vec(), from: csv_dir });
+        Ok(())
+    }
+
+    fn table_csv(&self, file: &sqlite::TableFile, csvs: &mut CsvFolder, dump: &mut Dump) -> Result<()> {
+        dump.grafts.push(Graft { at: file.path.clone(), from: file.copy.clone() });
+        let name = String::from_utf8_lossy(&file.table);
+        if let Some(why) = &file.broken {
+            for beside in [b"-journal".as_slice(), b"-wal"] {
+                let from = sqlite::beside_of(&file.copy, beside);
+                if from.is_file() {
+                    dump.grafts.push(Graft { at: [file.path.as_slice(), beside].concat(), from });
+                }
+            }
+            self.report(dump, &file.path, "read the table in", &format!("table {name}: {why}"));
+            return Ok(());
+        }
+        let described = self.schema.tables.get(name.as_ref());
+        if file.is_late && !LOGS.contains(&name.as_ref()) {
+            let why =
+                format!("table {name} was in use: it was copied later than the others and may not agree with them");
+            self.report(dump, &file.path, "copy together with the other tables", &why);
+        }
+        if !is_table_name(&file.table) {
+            let note = format!("{} is no table of xCAT: kept as it is", String::from_utf8_lossy(&file.path));
+            self.progress.tell(Event::Note(&note));
+            return Ok(());
+        }
+        match sqlite::dump(file, &name, described, csvs)? {
+            Ok(columns) if columns.unknown.is_empty() => {}
+            Ok(columns) => {
+                let which = columns.unknown.join(", ");
+                let note =
+                    format!("table {name}: not in this xCAT's schema, so in its file and not in its CSV: {which}");
+                self.progress.tell(Event::Note(&note));
+            }
+            Err(why) if self.expected().any(|table| table == name) || self.schema.tables.is_empty() => {
+                self.report(dump, &file.path, "read the table in", &format!("table {name}: {why}"));
+            }
+            Err(why) => {
+                let note = format!("{} is no table of xCAT: {why}", String::from_utf8_lossy(&file.path));
+                self.progress.tell(Event::Note(&note));
+            }
+        }
+        Ok(())
+    }
+}
