@@ -316,4 +316,7 @@ pub mod mn {
 
     /// The whole database into a staging folder.
     pub mod database;
+
+    /// What is mounted, what should be, and whether it answers.
+    pub mod mounts;
 }

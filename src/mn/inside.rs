@@ -10,7 +10,7 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs::File,
     io::{self, Read},
     os::{
@@ -28,6 +28,8 @@ const MAX_LINKS: usize = 40;
 pub struct Inside {
     root: OwnedFd,
     base: PathBuf,
+    /// The paths of what is never looked at.
+    shunned: BTreeSet<Vec<u8>>,
 }
 
 /// A link that was met on the way to somewhere.
@@ -60,7 +62,14 @@ impl Inside {
     pub fn open(base: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(base, flags, Mode::empty()).map_err(|e| Error::file("open", base, e))?;
-        Ok(Self { root, base: base.to_owned() })
+        Ok(Self { root, base: base.to_owned(), shunned: BTreeSet::new() })
+    }
+
+    /// From now on never looks at what is at this path, which leads through no link, nor at anything below: a file system
+    /// that does not answer is mounted there, and the kernel would wait for it without end. Whoever is led there is told
+    /// `ETIMEDOUT`.
+    pub fn shun(&mut self, path: &[u8]) {
+        self.shunned.insert(path.to_vec());
     }
 
     /// Where the root is on this machine.
@@ -96,7 +105,11 @@ impl Inside {
                 (stat, place) = (way.stat_of_folder(), None);
                 continue;
             }
-            let found = rustix::fs::statat(way.folder(), name.as_slice(), AtFlags::SYMLINK_NOFOLLOW);
+            let is_shunned = !self.shunned.is_empty() && self.shunned.contains(&way.path_of(&name));
+            let found = match is_shunned {
+                true => Err(Errno::TIMEDOUT),
+                false => rustix::fs::statat(way.folder(), name.as_slice(), AtFlags::SYMLINK_NOFOLLOW),
+            };
             let is_link = found.as_ref().is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);
             if is_link && (last_too || !rest.is_empty()) {
                 met += 1;
@@ -306,6 +319,19 @@ mod tests {
         assert_eq!(inside.follow_to(b"/absolute").path, b"/absolute");
         assert_eq!(inside.names(b"/absolute").unwrap(), [b"climbing".to_vec(), b"file".to_vec()]);
         assert_eq!(inside.follow(b"/").path, b"/");
+    }
+
+    #[test]
+    fn what_is_shunned_is_never_looked_at_whichever_way_leads_there() {
+        let (_dir, mut inside) = made();
+        inside.shun(b"/a/b");
+        let told = |path: &[u8]| inside.stat(path).map(|_| ()).map_err(|e| e.raw_os_error());
+        for path in [&b"/a/b"[..], b"/a/b/file", b"/absolute/file", b"/absolute", b"/a/../a/b/file"] {
+            assert_eq!(told(path), Err(Some(Errno::TIMEDOUT.raw_os_error())), "{path:?}");
+        }
+        assert!(inside.names(b"/absolute").is_err() && inside.read(b"/a/b/climbing", 10).is_err());
+        assert_eq!(told(b"/a"), Ok(()));
+        assert_eq!(inside.names(b"/a").unwrap(), [b"b".to_vec()]);
     }
 
     #[test]

@@ -110,6 +110,8 @@ mod readback;
 
 mod medium;
 
+mod mounts;
+
 mod storage_contract;
 
 mod vectors;

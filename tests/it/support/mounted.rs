@@ -3,6 +3,7 @@
 use super::program::system;
 use std::{
     ffi::OsStr,
+    fs::File,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -10,6 +11,8 @@ use std::{
 /// Something that is mounted until this is dropped.
 pub struct Mounted {
     path: PathBuf,
+    /// Who should answer for the file system, and does not.
+    mute: Option<File>,
 }
 
 impl Mounted {
@@ -30,11 +33,28 @@ impl Mounted {
         Self::new(path, &["-o", "loop,ro", image.to_str().unwrap()])
     }
 
+    /// A file system whose server never answers, as that of a dead file server: whoever looks at it waits until this is dropped.
+    pub fn never_answering(path: &Path) -> Self {
+        let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
+        std::fs::create_dir_all(path).unwrap();
+        let options = "fd=0,rootmode=40000,user_id=0,group_id=0";
+        let mut mount = Command::new("mount");
+        mount.args(["--internal-only", "-t", "fuse", "-o", options, "mute"]).arg(path);
+        let done = mount.stdin(device.try_clone().unwrap()).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        Self { path: path.into(), mute: Some(device) }
+    }
+
+    /// The server of a file system goes away, and the file system stays.
+    pub fn hang_up(&mut self) {
+        self.mute = None;
+    }
+
     fn new(path: &Path, words: &[&str]) -> Self {
         std::fs::create_dir_all(path).unwrap();
         let words: Vec<&OsStr> = words.iter().map(OsStr::new).chain([path.as_os_str()]).collect();
         system("mount", &words);
-        Self { path: path.into() }
+        Self { path: path.into(), mute: None }
     }
 
     /// Changes how it is mounted.
@@ -45,6 +65,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        // Without its server a file system lets everybody go who waits for it.
+        self.mute = None;
         // Lazily, so that a failing test that still holds a file open does not hide why it failed.
         let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
     }
