@@ -114,6 +114,10 @@ mod mounts;
 
 mod storage_contract;
 
+mod supply;
+
+mod supply_far;
+
 mod vectors;
 
 /// The kit: storages that fail on demand, trees that tools get wrong, and a comparator that sees every difference.
@@ -165,4 +169,8 @@ mod support {
     pub mod unlocked;
 
     pub mod xcat;
+
+    pub mod packaged;
+
+    pub mod http;
 }
