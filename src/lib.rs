@@ -236,6 +236,33 @@ pub mod mn {
     /// The machine that is captured.
     pub mod machine;
 
+    /// What is mounted, what should be, and whether it answers.
+    pub mod mounts;
+
+    /// xCAT tables in memory and as CSV.
+    pub mod tables;
+
+    /// Which tables an xCAT has, by its own Schema.pm.
+    pub mod schema;
+
+    /// Tables into a folder of CSV files, counted and proved.
+    pub mod csv_folder;
+
+    /// Which database holds the tables, and how to get in.
+    pub mod engine;
+
+    /// The table files of SQLite, copied at one moment.
+    pub mod sqlite;
+
+    /// The whole database into a staging folder.
+    pub mod database;
+
+    /// Network cards and their addresses.
+    pub mod cards;
+
+    /// What a machine is called, made of and cabled with.
+    pub mod identity;
+
     /// What a package is, and a file of one.
     pub mod package;
 
@@ -299,24 +326,36 @@ pub mod mn {
     /// The packages that a machine can be made of again.
     pub mod supply;
 
-    /// xCAT tables in memory and as CSV.
-    pub mod tables;
+    /// Whose credentials a management node needs.
+    pub mod accounts;
 
-    /// Which tables an xCAT has, by its own Schema.pm.
-    pub mod schema;
+    /// Which files a synclist sends to nodes.
+    pub mod synclist;
 
-    /// Tables into a folder of CSV files, counted and proved.
-    pub mod csv_folder;
+    /// Every file that a table names.
+    pub mod named;
 
-    /// Which database holds the tables, and how to get in.
-    pub mod engine;
+    /// Services, and what SELinux and firewall do.
+    pub mod units;
 
-    /// The table files of SQLite, copied at one moment.
-    pub mod sqlite;
+    /// A private folder for what is made on the way.
+    pub mod staging;
 
-    /// The whole database into a staging folder.
-    pub mod database;
+    /// The rules of a capture, as data.
+    pub mod profile;
 
-    /// What is mounted, what should be, and whether it answers.
-    pub mod mounts;
+    /// What can be made again, and is left out.
+    pub mod leftout;
+
+    /// Where each part is, and what is wrong with it.
+    pub mod parts;
+
+    /// `.xsnap/manifest.json`.
+    pub mod manifest;
+
+    /// What is captured, and why.
+    pub mod capture;
+
+    /// What was found out, as manifest and cluster.
+    pub mod record;
 }

@@ -28,6 +28,9 @@ mod cli {
         /// completions, man.
         pub mod manual;
 
+        /// backup without PATH, and profile.
+        pub mod capture;
+
         /// The words of copy.
         pub mod copy;
     }
@@ -43,8 +46,11 @@ mod cli {
 
     /// One file for each group of commands.
     pub mod commands {
-        /// init, backup.
+        /// init, backup of named files.
         pub mod backup;
+
+        /// backup of a management node; profile.
+        pub mod capture;
 
         /// list, ls, cat, dump.
         pub mod show;
@@ -118,6 +124,9 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
     pool.build_global().context("cannot start threads")?;
     match &args.command {
         Command::Init(words) => commands::backup::init(&session, words),
+        Command::Backup(words) if words.paths.is_empty() && words.stdin.is_none() => {
+            commands::capture::capture(&session, words)
+        }
         Command::Backup(words) => commands::backup::backup(&session, words),
         Command::List(words) => commands::show::list(&session, words),
         Command::Ls(words) => commands::show::ls(&session, words),
@@ -138,6 +147,7 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Stats(words) => commands::stats::stats(&session, words),
         Command::Medium(words) => commands::medium::medium(&session, words),
         Command::Key(words) => commands::key::key(&session, words),
+        Command::Profile(words) => commands::capture::profile(&session, words),
         Command::Completions(words) => commands::manual::completions(&session, words),
         Command::Man(words) => commands::manual::man(&session, words),
     }

@@ -1,6 +1,7 @@
 //! The words a person may type.
 
 use crate::cli::words::{
+    capture::{Capture, Profile},
     choice::Choice,
     compare::{Diff, Find, Stats},
     copy::Copy,
@@ -65,7 +66,7 @@ pub struct Global {
 pub enum Command {
     /// Make a repository
     Init(Init),
-    /// Take a snapshot of files and folders
+    /// Take a snapshot of a management node, or of files and folders
     Backup(Backup),
     /// List the snapshots; those that the last check found damaged are marked
     #[command(visible_alias = "snapshots")]
@@ -107,6 +108,9 @@ pub enum Command {
     Medium(Medium),
     /// List and change the passwords that open an encrypted repository
     Key(key::Key),
+    /// The rules of a capture
+    #[command(subcommand, disable_help_subcommand = true)]
+    Profile(Profile),
     /// Write what makes a shell complete these words
     Completions(manual::Completions),
     /// Write the manual pages
@@ -147,8 +151,8 @@ Examples:
 #[derive(Debug, Group)]
 #[command(after_help = BACKUP_EXAMPLES)]
 pub struct Backup {
-    /// What is backed up
-    #[arg(required_unless_present = "stdin", value_name = "PATH")]
+    /// What is backed up; without any, the xCAT management node that this machine is
+    #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Leave out what a pattern matches; `!pattern` takes back in
     #[arg(short, long, value_name = "PATTERN")]
@@ -192,10 +196,15 @@ pub struct Backup {
     /// Go on although nothing is mounted where the repository is
     #[arg(long)]
     pub allow_unmounted: bool,
+    #[command(flatten)]
+    pub capture: Capture,
 }
 
 const BACKUP_EXAMPLES: &str = "\
 Examples:
+  xsnap backup --repo /media/usb                capture this management node
+  xsnap backup --repo /media/usb --dry-run      see what would be taken, and why
+  xsnap backup --root /mnt --cluster alpha      capture one that does not run
   xsnap backup --repo /media/usb /etc /root
   xsnap backup --tag nightly --exclude '*.tmp' --exclude-caches -x / /boot
   xsnap backup --dry-run /srv
@@ -308,6 +317,9 @@ pub struct Restore {
     /// Owners by number, even where this machine knows their names
     #[arg(long)]
     pub numeric_ids: bool,
+    /// With --target /: write the files of a management node over those of this machine, and nothing more
+    #[arg(long)]
+    pub files_only: bool,
     #[command(flatten)]
     pub choice: Choice,
 }

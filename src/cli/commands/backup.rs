@@ -109,7 +109,7 @@ pub fn make(session: &Session<'_>, storage: Arc<dyn Storage>, options: InitOptio
 }
 
 /// Opens the repository, or makes it where there is none, but not for a dry run, which writes nothing.
-fn open_or_make(session: &Session<'_>, words: &Backup) -> Result<Repository> {
+pub fn open_or_make(session: &Session<'_>, words: &Backup) -> Result<Repository> {
     let path = session.repo_path()?;
     session.refuse_unmounted(path, words.allow_unmounted)?;
     let storage = session.storage()?;
@@ -146,9 +146,7 @@ pub fn is_confirmed(path: &Path) -> Result<bool> {
 pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
     let mut request = request(session, words)?;
     let mut repository = open_or_make(session, words)?;
-    // Asked only now, for it may have just been made.
-    let own = session.repo_path()?.metadata();
-    request.skip = own.map(|m| (m.dev(), m.ino())).into_iter().collect();
+    request.skip = own_folder(session)?;
     session.screen.begin("backup");
     let made = match &words.stdin {
         Some(name) => {
@@ -158,23 +156,32 @@ pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
     };
     session.screen.end();
     let snapshot = made?;
-    // What the medium cannot promise may have turned out only while writing.
-    repository.notes().iter().for_each(|note| session.screen.note(note));
     if words.stdin.is_some() && snapshot.counts.bytes == 0 {
         session.screen.note("the standard input was empty: the snapshot holds an empty file");
     }
-    report(session, &snapshot, words)?;
+    finish(session, &repository, &snapshot, words)
+}
+
+/// Tells what came of a backup; returns its exit code.
+///
+/// # Errors
+/// Those of the screen.
+pub fn finish(session: &Session<'_>, repository: &Repository, snapshot: &Snapshot, words: &Backup) -> Result<u8> {
+    // What the medium cannot promise may have turned out only while writing.
+    repository.notes().iter().for_each(|note| session.screen.note(note));
+    report(session, snapshot, words)?;
     Ok(if snapshot.complete { 0 } else { 3 })
 }
 
+/// The repository's own folder, by device and inode: it is not backed up. Asked once it is there.
+///
+/// # Errors
+/// `Usage` where nobody said where the repository is.
+pub fn own_folder(session: &Session<'_>) -> Result<Vec<(u64, u64)>> {
+    Ok(session.repo_path()?.metadata().map(|m| (m.dev(), m.ino())).into_iter().collect())
+}
+
 fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
-    let mut patterns = words.exclude.clone();
-    for path in &words.exclude_from {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read patterns from {}", shown(path)))?;
-        let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        patterns.extend(lines.map(str::to_owned));
-    }
     let sources = match &words.stdin {
         Some(name) => {
             let name = name.as_bytes();
@@ -187,6 +194,21 @@ fn request(session: &Session<'_>, words: &Backup) -> Result<Request> {
         }
         None => sources(session, &words.paths)?,
     };
+    request_of(session, words, sources)
+}
+
+/// What a backup of these sources asks for, as the words say.
+///
+/// # Errors
+/// `Usage` for words that make no sense, and where files of patterns cannot be read.
+pub fn request_of(session: &Session<'_>, words: &Backup, sources: Vec<Vec<u8>>) -> Result<Request> {
+    let mut patterns = words.exclude.clone();
+    for path in &words.exclude_from {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read patterns from {}", shown(path)))?;
+        let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        patterns.extend(lines.map(str::to_owned));
+    }
     Ok(Request {
         sources,
         host: words.host.as_ref().map_or_else(host_name, |host| host.as_bytes().to_vec()),

@@ -27,6 +27,9 @@ use xsnap::{
     repo::{listing::find, opening::Access, repository::Repository, snapshot::Snapshot, tree::Entry},
 };
 
+/// The folder that only xsnap knows in the snapshot of a management node: it never lands in the root of a machine.
+const OWN_FOLDER: &str = "/.xsnap";
+
 /// Where a restore goes.
 struct Place {
     path: PathBuf,
@@ -42,7 +45,14 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     let found = find(&repository.tree_reader()?, &snapshot.root, &path)?;
     let entry = found.ok_or_else(|| no_path(snapshot, &path))?;
     announce(session, snapshot, &repository, words)?;
-    let in_place = words.target.as_deref() == Some(Path::new("/"));
+    let in_place = words.target.as_deref().is_some_and(is_root);
+    if in_place && snapshot.cluster.is_some() && !words.files_only {
+        bail!(Error::Usage(
+            "this is the snapshot of a management node, and files alone do not make this machine that node: use \
+             `xsnap import`. To write the files over those of this machine all the same, add --files-only"
+                .into()
+        ));
+    }
     let Some(place) = place(words, &snapshot.id.short())? else {
         session.screen.say("the target does not exist: everything would be restored")?;
         return Ok(0);
@@ -62,7 +72,7 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     let request = RestoreRequest {
         only,
         include: Patterns::new(&words.include)?,
-        exclude: Patterns::new(&words.exclude)?,
+        exclude: exclude(words, in_place)?,
         overwrite: overwrite(words.overwrite),
         delete: words.delete,
         dry_run: words.dry_run,
@@ -90,6 +100,17 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
     session.screen.end();
     report(session, &place.path, &snapshot.id.short(), done, words)?;
     Ok(if done.problems == 0 { 0 } else { 3 })
+}
+
+/// Whether a path is the root of this machine.
+fn is_root(path: &Path) -> bool {
+    path.canonicalize().is_ok_and(|path| path == Path::new("/"))
+}
+
+/// What is left out; in place, what only xsnap knows in a snapshot too.
+fn exclude(words: &Restore, in_place: bool) -> Result<Patterns, Error> {
+    let own = in_place.then(|| OWN_FOLDER.to_owned());
+    Patterns::new(words.exclude.iter().cloned().chain(own))
 }
 
 fn overwrite(word: OverwriteWord) -> Overwrite {

@@ -1,0 +1,480 @@
+//! What of a management node is captured and why: the plan, and what a backup has to do for it.
+//!
+//! The tables are dumped into the staging folder first, for they say where things are. Then every part is looked for, what
+//! can be made again is left out, and what was found out goes into the manifest. Nothing here reads the files that are
+//! captured: that is the backup's work, and the plan alone can be shown.
+
+use crate::{
+    archive::plan::{Graft, View},
+    error::{Error, Result},
+    mn::{
+        accounts::{self, Account},
+        database::{self, Dump, DumpOptions},
+        leftout::{Decision, Kept, LeftOut, Rules, is_below, measure},
+        machine::{Distribution, Machine},
+        mounts::Mounts,
+        named::{self, Named},
+        packages::{Installed, Manager, Version, installed, version},
+        parts::{Finder, Part, Root, sources_of},
+        profile::{Class, Profile, Variables, expand},
+        strays::{Strays, changed_configuration, strays},
+        tables::Tables,
+    },
+    progress::Progress,
+    repo::snapshot::Problem,
+};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::{Path, PathBuf},
+};
+
+/// The parts that no rule of a profile finds.
+pub const FOUND_PARTS: [&str; 6] = ["database", "credentials", "named", "postscripts", "xcat-changes", "packages"];
+/// Where xCAT's own programs are.
+const XCAT_FOLDER: &[u8] = b"/opt/xcat";
+/// Folders below installdir that packages fill and administrators change.
+const SCRIPTS: [&str; 4] = ["postscripts", "prescripts", "winpostscripts", "kdump"];
+/// Folders below installdir that are nobody's copy of anything.
+const OWN_FOLDERS: [&str; 8] =
+    ["custom", "postscripts", "prescripts", "post", "autoinst", "kits", "osimages", "xcat"];
+
+/// What is captured, and how.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// The rules.
+    pub profile: Profile,
+    /// The host's own class too.
+    pub include_host: bool,
+    /// Only these parts, if any are named.
+    pub only: BTreeSet<String>,
+    /// Without these parts.
+    pub skip: BTreeSet<String>,
+    /// These paths too.
+    pub also: Vec<Vec<u8>>,
+    /// Classes of what is otherwise left out that are taken in.
+    pub with: BTreeSet<String>,
+    /// The tables eventlog and auditlog too.
+    pub logs: bool,
+    /// Where digests of packaged files are remembered.
+    pub cache: Option<PathBuf>,
+    /// Find out how much every part is.
+    pub measure: bool,
+}
+
+/// Something that was seen and is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seen {
+    /// Where it is.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub why: String,
+}
+
+/// What is captured of a management node.
+#[derive(Debug)]
+pub struct CapturePlan {
+    /// What is taken.
+    pub parts: Vec<Part>,
+    /// What is left out, and how it is made again.
+    pub left_out: Vec<LeftOut>,
+    /// What a table or a rule would leave out, and why it is taken.
+    pub kept: Vec<Kept>,
+    /// What was seen and is not taken.
+    pub seen: Vec<Seen>,
+    /// What cannot be captured: each makes the snapshot incomplete.
+    pub problems: Vec<Problem>,
+    /// What people should know.
+    pub notes: Vec<String>,
+    /// The tables, and what is known of the database.
+    pub dump: Dump,
+    /// What is installed.
+    pub installed: Installed,
+    /// Whose credentials are taken.
+    pub accounts: Vec<Account>,
+    /// The machine's file systems.
+    pub mounts: Mounts,
+    /// What it runs.
+    pub distribution: Distribution,
+    /// Which xCAT it has, if that says so.
+    pub xcat: Option<Version>,
+    hidden: HashSet<Vec<u8>>,
+    grafts: Vec<Graft>,
+}
+
+/// Makes sure that there is a management node to be captured.
+///
+/// # Errors
+/// `Usage` that says what is there instead, and what can be done.
+pub fn require_node(machine: &Machine<'_>) -> Result<()> {
+    let inside = &machine.inside;
+    let base = inside.base().display();
+    if inside.exists(b"/etc/xCATSN") {
+        return Err(Error::Usage(format!(
+            "{base} is an xCAT service node (/etc/xCATSN is there): capture its management node, or name what is to be \
+             backed up: xsnap backup PATH"
+        )));
+    }
+    if machine.is_live() {
+        if !inside.exists(b"/etc/xCATMN") {
+            return Err(Error::Usage(
+                "no PATH was given, and this machine is no xCAT management node (/etc/xCATMN is not there): name what \
+                 is to be backed up (xsnap backup PATH), or the mounted disk of a management node (--root DIR)"
+                    .into(),
+            ));
+        }
+    } else if !inside.exists(b"/etc/xcat/site.sqlite") && !inside.exists(b"/etc/xcat/cfgloc") {
+        return Err(Error::Usage(format!(
+            "{base} holds no xCAT management node: neither etc/xcat/site.sqlite nor etc/xcat/cfgloc is there. Is its disk \
+             mounted, with all its file systems?"
+        )));
+    }
+    Ok(())
+}
+
+/// Finds out what is to be captured. Tables and what else is made on the way goes into `staging`, which is empty and can be
+/// read by nobody else.
+///
+/// # Errors
+/// `Usage` for parts and classes that are not known, and where there is no management node; those of the dump;
+/// `Interrupted`. What cannot be captured is a problem.
+pub fn plan(
+    machine: &Machine<'_>,
+    staging: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<CapturePlan> {
+    require_node(machine)?;
+    require_known(options)?;
+    let dump_options = DumpOptions { logs: options.logs, ..DumpOptions::default() };
+    let dump = database::dump(machine, staging, &dump_options, progress)?;
+    let mounts = Mounts::of(machine);
+    let installed = installed(machine, staging);
+    let mut work = Work::new(machine, options, &dump, &mounts, progress);
+    work.profile_parts();
+    let accounts = work.accounts();
+    work.named();
+    work.changes(&installed)?;
+    work.also();
+    let decision = work.leave_out();
+    let seen = work.seen(&installed)?;
+    if options.measure {
+        work.measure(&decision);
+    }
+    let Work { parts, mut hidden, finder, notes, mut problems, .. } = work;
+    hidden.extend(dump.hidden.iter().cloned());
+    hidden.extend(decision.left_out.iter().map(|out| out.path.clone()));
+    problems.extend(finder.problems);
+    problems.extend(dump.problems.iter().cloned());
+    problems.extend(installed.problems.iter().cloned());
+    let grafts = if is_chosen(options, "database") { dump.grafts.clone() } else { Vec::new() };
+    let Decision { left_out, kept } = decision;
+    let xcat = version(machine).unwrap_or_else(|e| {
+        let (path, verb) = (b"/opt/xcat/lib/perl/xCAT/Version.pm".to_vec(), "read the version of xCAT in".to_owned());
+        problems.push(Problem { path, verb, cause: e.to_string() });
+        None
+    });
+    Ok(CapturePlan {
+        parts,
+        left_out,
+        kept,
+        seen,
+        problems,
+        notes,
+        dump,
+        installed,
+        accounts,
+        mounts,
+        distribution: machine.distribution(),
+        xcat,
+        hidden,
+        grafts,
+    })
+}
+
+impl CapturePlan {
+    /// The absolute paths that a backup takes.
+    pub fn sources(&self) -> Vec<Vec<u8>> {
+        let mut sources = BTreeSet::new();
+        self.parts.iter().for_each(|part| sources.extend(sources_of(&part.roots)));
+        sources.into_iter().collect()
+    }
+
+    /// What is put into the snapshot from elsewhere.
+    pub fn grafts(&self) -> &[Graft] {
+        &self.grafts
+    }
+
+    /// How many bytes of the parts are on the file system that is mounted at a path, if that was measured.
+    pub fn needed_bytes(&self, at: &[u8]) -> Option<u64> {
+        let mut bytes = None;
+        for (root, size) in self.parts.iter().filter_map(|part| Some((part.roots.as_slice(), part.size?))) {
+            if root.iter().any(|root| self.mounts.holding(&root.real).is_some_and(|mount| mount.at == at)) {
+                bytes = Some(bytes.unwrap_or(0_u64).saturating_add(size.bytes));
+            }
+        }
+        bytes
+    }
+
+    /// Puts a file or folder from elsewhere into the snapshot.
+    pub fn graft(&mut self, graft: Graft) {
+        self.grafts.push(graft);
+    }
+
+    /// How a backup looks at the machine.
+    pub fn view(&self, machine: &Machine<'_>) -> View {
+        View {
+            root: machine.inside.base().to_owned(),
+            grafts: self.grafts.clone(),
+            left_out: self.hidden.clone(),
+            problems: self.problems.clone(),
+        }
+    }
+}
+
+/// Whether a part is to be taken.
+pub fn is_chosen(options: &Options, name: &str) -> bool {
+    (options.only.is_empty() || options.only.contains(name)) && !options.skip.contains(name)
+}
+
+fn require_known(options: &Options) -> Result<()> {
+    let of_profile = options.profile.parts.iter().filter(|p| p.class != Class::Seen).map(|part| part.name.as_str());
+    let known: BTreeSet<&str> = of_profile.chain(FOUND_PARTS).collect();
+    if let Some(name) = options.only.iter().chain(&options.skip).find(|name| !known.contains(name.as_str())) {
+        let known: Vec<&str> = known.into_iter().collect();
+        return Err(Error::Usage(format!("there is no part {name}; the parts are: {}", known.join(", "))));
+    }
+    let of_rules = options.profile.out.iter().map(|rule| rule.class.as_str());
+    let classes: BTreeSet<&str> = of_rules.chain(crate::mn::leftout::CLASSES).collect();
+    if let Some(name) = options.with.iter().find(|name| !classes.contains(name.as_str())) {
+        let classes: Vec<&str> = classes.into_iter().collect();
+        return Err(Error::Usage(format!("nothing of class {name} is left out; the classes are: {}", classes.join(", "))));
+    }
+    Ok(())
+}
+
+/// A plan that is being made.
+struct Work<'a> {
+    machine: &'a Machine<'a>,
+    options: &'a Options,
+    tables: &'a Tables,
+    dump: &'a Dump,
+    mounts: &'a Mounts,
+    progress: &'a dyn Progress,
+    variables: Variables,
+    finder: Finder<'a>,
+    parts: Vec<Part>,
+    hidden: HashSet<Vec<u8>>,
+    notes: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Work<'a> {
+    fn new(
+        machine: &'a Machine<'a>,
+        options: &'a Options,
+        dump: &'a Dump,
+        mounts: &'a Mounts,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        let site = |key: &str, usual: &str| {
+            let value = dump.tables.site(key).filter(|value| value.starts_with('/'));
+            value.unwrap_or_else(|| usual.to_owned())
+        };
+        let (installdir, tftpdir) = (site("installdir", "/install"), site("tftpdir", "/tftpboot"));
+        let variables = Variables([("installdir", installdir), ("tftpdir", tftpdir)].into());
+        let finder = Finder::new(machine, mounts);
+        let (parts, hidden, notes, problems) = (Vec::new(), HashSet::new(), Vec::new(), Vec::new());
+        let tables = &dump.tables;
+        Self { machine, options, tables, dump, mounts, progress, variables, finder, parts, hidden, notes, problems }
+    }
+
+    fn is_chosen(&self, name: &str) -> bool {
+        is_chosen(self.options, name)
+    }
+
+    /// A folder below installdir, as it is called.
+    fn installdir(&self, below: &str) -> Vec<u8> {
+        let installdir = self.variables.0.get("installdir").map_or("/install", |dir| dir.trim_end_matches('/'));
+        format!("{installdir}/{below}").trim_end_matches('/').as_bytes().to_vec()
+    }
+
+    /// A part that no rule finds.
+    fn add(&mut self, name: &str, why: &str, roots: Vec<Root>) {
+        if !roots.is_empty() {
+            let (name, why) = (name.to_owned(), why.to_owned());
+            self.parts.push(Part { name, class: Class::Must, why, roots, size: None });
+        }
+    }
+
+    /// The parts that the profile has rules for.
+    fn profile_parts(&mut self) {
+        let mut rules = self.options.profile.parts.clone();
+        self.place_dns(&mut rules);
+        for rule in &rules {
+            let is_wanted = match rule.class {
+                Class::Must | Class::Regenerable => self.is_chosen(&rule.name),
+                // Who names one of the host's own parts wants it.
+                Class::Host => {
+                    (self.options.include_host || self.options.only.contains(&rule.name)) && self.is_chosen(&rule.name)
+                }
+                Class::Seen => false,
+            };
+            if is_wanted {
+                self.parts.extend(self.finder.part(rule, &self.variables));
+            }
+        }
+        if self.is_chosen("database") {
+            let roots = self.dump.raw.iter().filter_map(|path| self.finder.root(path, true)).collect();
+            self.add("database", "the tables of xCAT", roots);
+        }
+    }
+
+    /// The table site may put the files of BIND elsewhere (`ddns.pm`).
+    fn place_dns(&self, rules: &mut [crate::mn::profile::PartRule]) {
+        for (part, keys) in [("dns", ["bindconf", "namedincludes"]), ("dns-zones", ["binddir", "bindzones"])] {
+            let told = keys.iter().filter_map(|key| self.tables.site(key)).flat_map(|value| {
+                value.split([',', ' ']).filter(|path| path.starts_with('/')).map(str::to_owned).collect::<Vec<_>>()
+            });
+            let told: Vec<String> = told.map(|path| globset::escape(&path)).collect();
+            if let Some(rule) = rules.iter_mut().find(|rule| rule.name == part && !told.is_empty()) {
+                rule.first = false;
+                rule.paths.extend(told);
+            }
+        }
+    }
+
+    fn accounts(&mut self) -> Vec<Account> {
+        let (accounts, problems) = accounts::accounts(self.machine, self.tables);
+        if self.is_chosen("credentials") {
+            let paths: Vec<&Vec<u8>> = accounts.iter().flat_map(|account| &account.paths).collect();
+            let roots = paths.into_iter().filter_map(|path| self.finder.root(path, false)).collect();
+            self.add("credentials", "ssh keys and client certificates of root and of users who have them", roots);
+            self.problems.extend(problems);
+        }
+        accounts
+    }
+
+    /// Files that tables name, and what those name.
+    fn named(&mut self) {
+        if !self.is_chosen("named") {
+            return;
+        }
+        let (named, problems) = named::named(self.machine, self.tables);
+        let roots = named.iter().filter_map(|named: &Named| self.finder.root(&named.path, false)).collect();
+        self.add("named", "files that tables name, and what synclists and lists of packages name in turn", roots);
+        self.problems.extend(problems);
+    }
+
+    /// What administrators have changed among what packages brought.
+    fn changes(&mut self, installed: &Installed) -> Result<()> {
+        let scripts: Vec<Vec<u8>> = SCRIPTS.iter().map(|name| self.installdir(name)).collect();
+        let scripts: Vec<Vec<u8>> = scripts.into_iter().filter(|path| self.machine.inside.is_folder(path)).collect();
+        self.changes_below("postscripts", "scripts that no package brings as they are", installed, &scripts)?;
+        let own = [XCAT_FOLDER.to_vec()];
+        self.changes_below("xcat-changes", "what was changed or added below /opt/xcat", installed, &own)
+    }
+
+    fn changes_below(&mut self, name: &str, why: &str, installed: &Installed, folders: &[Vec<u8>]) -> Result<()> {
+        let folders: Vec<Vec<u8>> = folders.iter().filter(|path| self.machine.inside.is_folder(path)).cloned().collect();
+        if !self.is_chosen(name) || folders.is_empty() {
+            return Ok(());
+        }
+        // Without the packages' books nobody can tell what was changed: everything is taken.
+        let paths = if installed.manager == Manager::None || installed.packages.is_empty() {
+            folders
+        } else {
+            let found = strays(self.machine, installed, &folders, self.options.cache.as_deref(), self.progress)?;
+            self.hidden.extend(folders.iter().map(|path| self.machine.inside.follow(path).path));
+            let Strays { unowned, changed, problems, .. } = found;
+            self.problems.extend(problems);
+            unowned.into_iter().chain(changed).collect()
+        };
+        let roots = paths.iter().filter_map(|path| self.finder.root_itself(path)).collect();
+        self.add(name, why, roots);
+        Ok(())
+    }
+
+    fn also(&mut self) {
+        let roots = self.options.also.iter().filter_map(|path| self.finder.root(path, true)).collect();
+        self.add("also", "named by --also", roots);
+    }
+
+    /// Decides what is left out.
+    fn leave_out(&mut self) -> Decision {
+        let inside = &self.machine.inside;
+        let real = |path: &[u8]| inside.follow(path).path;
+        let tftpdir = self.variables.0.get("tftpdir").cloned().unwrap_or_default();
+        let (installdir, tftpdir) = (real(&self.installdir("")), real(tftpdir.as_bytes()));
+        let own = OWN_FOLDERS.iter().map(|name| real(&self.installdir(name)));
+        let roots = self.parts.iter().flat_map(|part| &part.roots).map(|root| root.real.clone());
+        // Single files may well lie in what is left out; they are taken out of it.
+        let folders = roots.filter(|path| inside.is_folder(path));
+        let mut others: BTreeSet<Vec<u8>> = own.chain(folders).collect();
+        others.remove(&installdir);
+        others.remove(&tftpdir);
+        let rules = Rules {
+            inside,
+            tables: self.tables,
+            installdir: &installdir,
+            tftpdir: &tftpdir,
+            others: &others,
+            with: &self.options.with,
+        };
+        let decision = rules.decide(&self.options.profile.out, &self.variables);
+        self.keep_out_of_mounts(&[installdir, tftpdir]);
+        decision
+    }
+
+    /// What genimage mounts in the tree of an image is the running system's.
+    fn keep_out_of_mounts(&mut self, roots: &[Vec<u8>]) {
+        for root in roots {
+            for mount in self.mounts.below(root) {
+                if mount.at.split(|b| *b == b'/').any(|name| name == b"rootimg") {
+                    let at = String::from_utf8_lossy(&mount.at);
+                    self.notes.push(format!("{at} is left out: it is mounted in the tree of an image"));
+                    self.hidden.insert(mount.at.clone());
+                }
+            }
+        }
+    }
+
+    /// What is there and not taken, so that nobody misses it unawares.
+    fn seen(&mut self, installed: &Installed) -> Result<Vec<Seen>> {
+        let taken: Vec<Vec<u8>> = self.parts.iter().flat_map(|part| sources_of(&part.roots)).collect();
+        let inside = &self.machine.inside;
+        let is_taken = |path: &[u8]| taken.iter().any(|t| t == path || is_below(path, t) || is_below(t, path));
+        let mut seen = BTreeSet::new();
+        for rule in self.options.profile.parts.iter().filter(|rule| rule.class == Class::Seen) {
+            for pattern in rule.paths.iter().filter_map(|path| self.variables.fill(path)) {
+                for path in expand(inside, &pattern) {
+                    let is_empty = inside.names(&path).is_ok_and(|names| names.is_empty());
+                    if inside.exists(&path) && !is_empty && !is_taken(&path) && path != XCAT_FOLDER {
+                        seen.insert(Seen { path, why: rule.why.clone() });
+                    }
+                }
+            }
+        }
+        if installed.manager != Manager::None {
+            let changed =
+                changed_configuration(self.machine, installed, self.options.cache.as_deref(), self.progress)?;
+            let changed = changed.changed.into_iter().filter(|path| !is_taken(path));
+            seen.extend(changed.map(|path| Seen { path, why: "configuration that differs from its package's".into() }));
+        }
+        Ok(seen.into_iter().collect())
+    }
+
+    /// Finds out how much every part is, without what is left out.
+    fn measure(&mut self, decision: &Decision) {
+        let inside = &self.machine.inside;
+        let out = decision.left_out.iter().map(|out| &out.path).chain(&self.hidden).chain(&self.dump.hidden);
+        let out: HashSet<PathBuf> = out.map(|path| inside.live_path(path)).collect();
+        for part in &mut self.parts {
+            let mut size = crate::mn::leftout::Size::default();
+            for root in &part.roots {
+                let own = inside.live_path(&root.real);
+                size += measure(&own, &|path| path != own && out.contains(path));
+            }
+            part.size = Some(size);
+        }
+    }
+}

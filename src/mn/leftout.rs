@@ -1,0 +1,372 @@
+//! What a capture leaves out because somebody can make it again: copies of distributions, images, boot copies.
+//!
+//! The tables say where such things are, and marks say that they are what the tables think. Both together decide: a path
+//! that a table names is left out only if it bears the mark of a distribution or of an image, and if no other part of the
+//! capture is in it, is it, or has it in it. `pkgdir=/install` and `rootimgdir=/` leave nothing out.
+
+use crate::mn::{
+    inside::Inside,
+    profile::{OutRule, Variables, expand},
+    tables::{Row, Tables},
+};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+use walkdir::WalkDir;
+
+/// The classes that can be taken in nevertheless.
+pub const CLASSES: [&str; 3] = ["images", "distro", "genesis"];
+/// What marks the copy of a distribution: of Red Hat, of SUSE, of Debian.
+const DISTRIBUTION_MARKS: [&[u8]; 4] = [b".discinfo", b".treeinfo", b"media.1", b".disk/info"];
+/// How the names of what packimage and its like make begin, beside the tree itself.
+const PACKED: [&[u8]; 2] = [b"rootimg.", b"rootimgtree."];
+/// How the names of kernels and initial file systems begin.
+const BOOTED: [&[u8]; 4] = [b"kernel", b"initrd", b"vmlinuz", b"linux"];
+
+/// Something that is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// What it is taken in by: `--with CLASS`.
+    pub class: String,
+    /// Where it is, without links on the way.
+    pub path: Vec<u8>,
+    /// What it is, and who says so.
+    pub why: String,
+    /// The command that makes it again.
+    pub again: String,
+    /// How much it is.
+    pub size: Size,
+}
+
+/// Something that a table says could be left out, and that is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Where it is, as far as it could be followed.
+    pub path: Vec<u8>,
+    /// Who names it, and why it is taken.
+    pub why: String,
+}
+
+/// How much something is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Size {
+    /// Entries of any kind.
+    pub entries: u64,
+    /// Bytes of the files among them.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Size {
+    fn add_assign(&mut self, other: Self) {
+        self.entries = self.entries.saturating_add(other.entries);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// How much is at a live path and below it on the same file system, without what `is_out` says. What cannot be looked at
+/// counts nothing; no link is followed.
+pub fn measure(live_path: &Path, is_out: &dyn Fn(&Path) -> bool) -> Size {
+    let mut size = Size::default();
+    let walk = WalkDir::new(live_path).same_file_system(true).follow_links(false);
+    for entry in walk.into_iter().filter_entry(|entry| !is_out(entry.path())).flatten() {
+        let bytes = entry.metadata().map_or(0, |m| if m.is_file() { m.size() } else { 0 });
+        size += Size { entries: 1, bytes };
+    }
+    size
+}
+
+/// What decides.
+#[derive(Debug)]
+pub struct Rules<'a> {
+    /// The machine's files.
+    pub inside: &'a Inside,
+    /// Its tables.
+    pub tables: &'a Tables,
+    /// `site.installdir` and `site.tftpdir`, without links on the way.
+    pub installdir: &'a [u8],
+    /// The same of the tftp server.
+    pub tftpdir: &'a [u8],
+    /// Where the other parts of the capture are, without links on the way.
+    pub others: &'a BTreeSet<Vec<u8>>,
+    /// The classes that are taken in.
+    pub with: &'a BTreeSet<String>,
+}
+
+/// What was decided.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// What is left out, in the order of paths.
+    pub left_out: Vec<LeftOut>,
+    /// What is not, although a table names it.
+    pub kept: Vec<Kept>,
+}
+
+/// What a table names.
+struct Candidate {
+    class: &'static str,
+    path: Vec<u8>,
+    named_by: String,
+    again: String,
+}
+
+impl Rules<'_> {
+    /// Decides, by the tables and by the profile's rules.
+    pub fn decide(&self, rules: &[OutRule], variables: &Variables) -> Decision {
+        let (mut out, mut kept) = (BTreeMap::new(), Vec::new());
+        for candidate in self.distributions() {
+            let whole = self.whole(&candidate, |path| self.is_distribution(path), "a mark of a distribution");
+            self.sort(candidate, whole.map(|path| vec![path]), &mut out, &mut kept);
+        }
+        for candidate in self.images() {
+            let whole = self.whole(&candidate, |path| !self.image_files(path).is_empty(), "an image in it");
+            let files = whole.map(|path| self.image_files(&path));
+            self.sort(candidate, files, &mut out, &mut kept);
+        }
+        for candidate in self.boot_copies() {
+            let whole = self.whole(&candidate, |path| self.has_any(path, &BOOTED), "a kernel in it");
+            self.sort(candidate, whole.map(|path| vec![path]), &mut out, &mut kept);
+        }
+        for rule in rules.iter().filter(|rule| !self.with.contains(&rule.class)) {
+            self.apply(rule, variables, &mut out, &mut kept);
+        }
+        // What is in something that is left out needs no line of its own.
+        let paths: Vec<Vec<u8>> = out.keys().cloned().collect();
+        out.retain(|path, _| !paths.iter().any(|other| other != path && is_below(path, other)));
+        kept.sort_by(|a, b| (&a.path, &a.why).cmp(&(&b.path, &b.why)));
+        kept.dedup();
+        Decision { left_out: out.into_values().collect(), kept }
+    }
+
+    /// Takes a candidate's paths among what is left out, or notes why it is kept. What is not there is not spoken of.
+    fn sort(
+        &self,
+        candidate: Candidate,
+        paths: Result<Vec<Vec<u8>>, Option<String>>,
+        out: &mut BTreeMap<Vec<u8>, LeftOut>,
+        kept: &mut Vec<Kept>,
+    ) {
+        match paths {
+            Ok(_) if self.with.contains(candidate.class) => {}
+            Ok(paths) => {
+                for path in paths {
+                    let lost = if path.ends_with(b"/rootimg") { "; edits made by hand are lost" } else { "" };
+                    self.leave_out(
+                        (candidate.class, path),
+                        format!("{}{lost}", candidate.named_by),
+                        &candidate.again,
+                        out,
+                    );
+                }
+            }
+            Err(Some(why)) => {
+                kept.push(Kept { path: candidate.path, why: format!("{}: {why}", candidate.named_by) });
+            }
+            Err(None) => {}
+        }
+    }
+
+    fn leave_out(
+        &self,
+        (class, path): (&str, Vec<u8>),
+        why: String,
+        again: &str,
+        out: &mut BTreeMap<Vec<u8>, LeftOut>,
+    ) {
+        out.entry(path.clone()).or_insert_with(|| {
+            let size = measure(&self.inside.live_path(&path), &|_| false);
+            LeftOut { class: class.to_owned(), path, why, again: again.to_owned(), size }
+        });
+    }
+
+    /// The real path of what a candidate names, if all of it may be left out; else why it may not.
+    fn whole(
+        &self,
+        candidate: &Candidate,
+        is_marked: impl Fn(&[u8]) -> bool,
+        mark: &str,
+    ) -> Result<Vec<u8>, Option<String>> {
+        if !candidate.path.starts_with(b"/") {
+            return Err(Some("it is no absolute path".into()));
+        }
+        let followed = self.inside.follow(&candidate.path);
+        if followed.stat.is_err() {
+            return Err(None);
+        }
+        let path = followed.path;
+        if let Some(why) = self.conflict(&path, true) {
+            return Err(Some(why));
+        }
+        if !is_marked(&path) {
+            return Err(Some(format!("it does not bear {mark}")));
+        }
+        Ok(path)
+    }
+
+    /// Why a path may not be left out, for the sake of other parts.
+    fn conflict(&self, path: &[u8], inside_too: bool) -> Option<String> {
+        let roots = [self.installdir, self.tftpdir];
+        for other in self.others.iter().map(Vec::as_slice).chain(roots) {
+            let name = String::from_utf8_lossy(other);
+            if path == other {
+                return Some(format!("it is {name}, which is taken"));
+            }
+            if is_below(other, path) {
+                return Some(format!("{name}, which is taken, is in it"));
+            }
+            if inside_too && is_below(path, other) && !roots.contains(&other) {
+                return Some(format!("it is in {name}, which is taken"));
+            }
+        }
+        None
+    }
+
+    fn is_distribution(&self, path: &[u8]) -> bool {
+        let bears = |folder: &[u8]| {
+            DISTRIBUTION_MARKS.iter().any(|mark| self.inside.exists(&[folder, b"/", *mark].concat()))
+        };
+        // SUSE's discs lie in numbered folders of the copy.
+        bears(path) || (1..=3).any(|disc| bears(&[path, format!("/{disc}").as_bytes()].concat()))
+    }
+
+    /// The files of an image in its folder: the tree, what was packed of it, and the kernels beside it.
+    fn image_files(&self, folder: &[u8]) -> Vec<Vec<u8>> {
+        let names = self.inside.names(folder).unwrap_or_default();
+        let is_packed = |name: &Vec<u8>| name == b"rootimg" || PACKED.iter().any(|start| name.starts_with(start));
+        if !names.iter().any(is_packed) {
+            return Vec::new();
+        }
+        let is_booted = |name: &Vec<u8>| BOOTED.iter().take(2).any(|start| name.starts_with(start));
+        let meant = names.iter().filter(|name| is_packed(name) || is_booted(name) || name.ends_with(b".metainfo"));
+        meant.map(|name| [folder, b"/", name.as_slice()].concat()).collect()
+    }
+
+    fn has_any(&self, folder: &[u8], starts: &[&[u8]]) -> bool {
+        let names = self.inside.names(folder).unwrap_or_default();
+        names.iter().any(|name| starts.iter().any(|start| name.starts_with(start)))
+    }
+
+    /// The copies of distributions that tables name.
+    fn distributions(&self) -> Vec<Candidate> {
+        let mut found = Vec::new();
+        let mut add = |path: Vec<u8>, named_by: String, again: String| {
+            found.push(Candidate { class: "distro", path, named_by, again });
+        };
+        for row in self.tables.enabled("osdistro") {
+            let name = text(&row, "osdistroname");
+            let version = [text(&row, "majorversion"), text(&row, "minorversion")];
+            let version = version.iter().filter(|v| !v.is_empty()).cloned().collect::<Vec<_>>().join(".");
+            let (release, arch) = (format!("{}{version}", text(&row, "basename")), text(&row, "arch"));
+            let default = [self.installdir, format!("/{release}/{arch}").as_bytes()].concat();
+            let given = split(row.value("dirpaths").unwrap_or_default());
+            for path in if given.is_empty() { vec![default] } else { given } {
+                let again = again_by_copycds(&release, &arch, &path);
+                add(path, format!("copy of a distribution (osdistro.dirpaths of {name})"), again);
+            }
+        }
+        let images = self.tables.get("osimage");
+        for row in self.tables.enabled("linuximage") {
+            let name = text(&row, "imagename");
+            let Some(path) = split(row.value("pkgdir").unwrap_or_default()).into_iter().next() else { continue };
+            let image = images.and_then(|t| t.rows().find(|image| text(image, "imagename") == name));
+            let of = |column| image.as_ref().map(|image| text(image, column)).unwrap_or_default();
+            let again = again_by_copycds(&of("osvers"), &of("osarch"), &path);
+            add(path, format!("copy of a distribution (linuximage.pkgdir of {name})"), again);
+        }
+        for row in self.tables.enabled("osdistroupdate") {
+            let name = text(&row, "osupdatename");
+            if let Some(path) = row.value("dirpath") {
+                let again = "copy the updates again".to_owned();
+                add(path.to_vec(), format!("updates of a distribution (osdistroupdate.dirpath of {name})"), again);
+            }
+        }
+        found
+    }
+
+    /// The folders of images that tables name.
+    fn images(&self) -> Vec<Candidate> {
+        let mut found = Vec::new();
+        for image in self.tables.enabled("osimage") {
+            let name = text(&image, "imagename");
+            let method = text(&image, "provmethod");
+            let linux = self.tables.get("linuximage");
+            let linux = linux.and_then(|t| t.rows().find(|row| text(row, "imagename") == name));
+            let given = linux.and_then(|row| row.value("rootimgdir").map(<[u8]>::to_vec));
+            let [version, arch, profile] = ["osvers", "osarch", "profile"].map(|column| text(&image, column));
+            let (default, again) = match method.as_str() {
+                "netboot" => {
+                    (format!("/netboot/{version}/{arch}/{profile}"), format!("genimage {name} && packimage {name}"))
+                }
+                "statelite" => {
+                    (format!("/netboot/{version}/{arch}/{profile}"), format!("genimage {name} && liteimg {name}"))
+                }
+                "sysclone" => (format!("/sysclone/images/{name}"), format!("imgcapture NODE -t sysclone -o {name}")),
+                _ => continue,
+            };
+            let path = given.unwrap_or_else(|| [self.installdir, default.as_bytes()].concat());
+            found.push(Candidate { class: "images", path, named_by: format!("image {name}"), again });
+        }
+        found
+    }
+
+    /// The folders below tftpdir that kernels of images are copied to.
+    fn boot_copies(&self) -> Vec<Candidate> {
+        let mut found = Vec::new();
+        for image in self.tables.enabled("osimage") {
+            let name = text(&image, "imagename");
+            let folders = [
+                format!("/xcat/osimage/{name}"),
+                format!("/xcat/{}/{}", text(&image, "osvers"), text(&image, "osarch")),
+            ];
+            for folder in folders.iter().filter(|folder| !folder.ends_with('/') && !folder.contains("/..")) {
+                let path = [self.tftpdir, folder.as_bytes()].concat();
+                let again = format!("nodeset NODES osimage={name}");
+                found.push(Candidate { class: "images", path, named_by: format!("boot copy of {name}"), again });
+            }
+        }
+        found
+    }
+
+    fn apply(
+        &self,
+        rule: &OutRule,
+        variables: &Variables,
+        out: &mut BTreeMap<Vec<u8>, LeftOut>,
+        kept: &mut Vec<Kept>,
+    ) {
+        for pattern in rule.paths.iter().filter_map(|path| variables.fill(path)) {
+            for path in expand(self.inside, &pattern) {
+                let followed = self.inside.follow_to(&path);
+                if followed.stat.is_err() {
+                    continue;
+                }
+                match self.conflict(&followed.path, false) {
+                    Some(why) => kept.push(Kept { path: followed.path, why: format!("{}: {why}", rule.why) }),
+                    None => self.leave_out((&rule.class, followed.path), rule.why.clone(), &rule.again, out),
+                }
+            }
+        }
+    }
+}
+
+/// The command that copies a distribution again. Without `-o` it rewrites the images that were just restored.
+fn again_by_copycds(release: &str, arch: &str, path: &[u8]) -> String {
+    format!("copycds -o -n {release} -a {arch} -p {} ISO", String::from_utf8_lossy(path))
+}
+
+/// Whether a path is below another one.
+pub fn is_below(path: &[u8], above: &[u8]) -> bool {
+    let above = above.strip_suffix(b"/").unwrap_or(above);
+    path.strip_prefix(above).is_some_and(|rest| rest.starts_with(b"/") && rest.len() > 1)
+}
+
+fn text(row: &Row<'_>, column: &str) -> String {
+    row.text(column).unwrap_or_default().trim().to_owned()
+}
+
+/// The entries of a comma list.
+fn split(list: &[u8]) -> Vec<Vec<u8>> {
+    list.split(|b| *b == b',').map(|path| path.trim_ascii().to_vec()).filter(|path| !path.is_empty()).collect()
+}

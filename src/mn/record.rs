@@ -1,0 +1,350 @@
+//! What was found out of a management node, as its manifest and as the cluster that its snapshot is of.
+
+use crate::{
+    archive::plan::Graft,
+    error::{Error, Result},
+    mn::{
+        capture::{CapturePlan, Options, is_chosen},
+        identity::{Identity, fqdn, identity},
+        machine::Machine,
+        manifest::{
+            AccountWords, CapturedWords, ClusterWords, DatabaseWords, FORM, LeftOutWords, MachineWords, Manifest,
+            MountWords, NicWords, PackageWords, PartWords, RootWords, TableWords, UnitWords, WhyWords, Word, XcatWords,
+        },
+        package::Package,
+        packages::Manager,
+        parts::Part,
+        search::SupplyOptions,
+        shelf::Wanted,
+        supply::{Supply, gather, outlook},
+        tables::Tables,
+        units,
+    },
+    progress::Progress,
+    repo::{cluster::Cluster, snapshot::Problem},
+};
+use std::{collections::BTreeSet, fs, path::Path};
+
+/// The folder that only xsnap knows in a snapshot.
+const OWN: &[u8] = b"/.xsnap";
+/// The columns of table linuximage that say where packages beside the distribution's are.
+const PACKAGE_FOLDERS: &str = "otherpkgdir";
+
+/// What people say of the cluster.
+#[derive(Debug, Clone, Default)]
+pub struct Words {
+    /// What it is called, if not by its management node's name.
+    pub cluster: Option<String>,
+    /// Whose it is.
+    pub customer: String,
+    /// By which order it was made.
+    pub order: String,
+    /// The program that writes the manifest.
+    pub program: String,
+}
+
+/// What is recorded with the snapshot.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The management node's name.
+    pub host: Vec<u8>,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The manifest, which is in the snapshot, too.
+    pub manifest: Manifest,
+}
+
+/// Gathers packages, writes the manifest into the staging folder, and has both put into the snapshot. Where that is asked
+/// for nothing is fetched nor unpacked; then only the problems of the plan tell what would be missing.
+///
+/// # Errors
+/// Those of gathering; `File` where the staging folder cannot be written.
+pub fn record(
+    machine: &Machine<'_>,
+    plan: &mut CapturePlan,
+    (options, supply): (&Options, &SupplyOptions),
+    words: &Words,
+    staging: &Path,
+    dry_run: bool,
+    progress: &dyn Progress,
+) -> Result<Recorded> {
+    let identity = identity(machine, &plan.dump.tables);
+    plan.problems.extend(identity.problems.iter().cloned());
+    let packages = if is_chosen(options, "packages") {
+        self::packages(machine, plan, supply, staging, dry_run, progress)?
+    } else {
+        package_words(plan)
+    };
+    let domain = plan.dump.tables.site("domain").unwrap_or_default();
+    let cluster = cluster(&identity, &domain, plan, words);
+    let manifest = manifest(machine, plan, (&identity, domain), words, &cluster, packages);
+    let own = staging.join("xsnap");
+    fs::create_dir_all(&own).map_err(|e| Error::file("make", &own, e))?;
+    let path = own.join("manifest.json");
+    fs::write(&path, manifest.dump()?).map_err(|e| Error::file("write", &path, e))?;
+    for graft in plan.grafts() {
+        // Each stands in a folder that is there.
+        let Some(rest) = graft.at.strip_prefix(OWN).and_then(|rest| rest.strip_prefix(b"/")) else { continue };
+        let names: Vec<&[u8]> = rest.split(|b| *b == b'/').collect();
+        let folders = names.split_last().map_or(&[][..], |(_, folders)| folders);
+        let folder = folders.iter().fold(own.clone(), |at, name| at.join(String::from_utf8_lossy(name).as_ref()));
+        fs::create_dir_all(&folder).map_err(|e| Error::file("make", &folder, e))?;
+    }
+    plan.graft(Graft { at: OWN.to_vec(), from: own });
+    Ok(Recorded { host: identity.host_name, cluster, manifest })
+}
+
+/// The cluster that the snapshot is of.
+fn cluster(identity: &Identity, domain: &str, plan: &CapturePlan, words: &Words) -> Cluster {
+    let host = String::from_utf8_lossy(&identity.host_name).into_owned();
+    let name = words.cluster.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| fqdn(&host, domain));
+    Cluster {
+        name: if name.is_empty() { "unnamed".into() } else { name },
+        customer: words.customer.clone(),
+        order: words.order.clone(),
+        serials: serials(identity, &plan.dump.tables),
+        xcat: plan.xcat.as_ref().map(|version| version.number.clone()).unwrap_or_default(),
+        distribution: plan.distribution.name.clone(),
+        nodes: plan.dump.tables.node_count(),
+        extensions: Default::default(),
+    }
+}
+
+/// The serial numbers of the management node and, by table vpd, of its nodes.
+fn serials(identity: &Identity, tables: &Tables) -> Vec<String> {
+    let own = identity.serials.iter().map(|serial| serial.value.clone());
+    let nodes = tables.enabled("vpd").filter_map(|row| row.text("serial").map(|text| text.trim().to_owned()));
+    let all: BTreeSet<String> = own.chain(nodes).filter(|serial| !serial.is_empty()).collect();
+    all.into_iter().take(crate::repo::cluster::MAX_SERIALS / 16).collect()
+}
+
+fn manifest(
+    machine: &Machine<'_>,
+    plan: &CapturePlan,
+    (identity, domain): (&Identity, String),
+    words: &Words,
+    cluster: &Cluster,
+    packages: PackageWords,
+) -> Manifest {
+    let system = units::system(machine);
+    Manifest {
+        form: FORM,
+        program: words.program.clone(),
+        cluster: ClusterWords {
+            name: cluster.name.clone(),
+            customer: cluster.customer.clone(),
+            order: cluster.order.clone(),
+            serials: cluster.serials.clone(),
+            nodes: cluster.nodes,
+        },
+        machine: machine_words(plan, identity, domain, &system),
+        xcat: plan.xcat.as_ref().map_or_else(XcatWords::default, |version| XcatWords {
+            version: version.number.clone(),
+            commit: version.commit.clone(),
+        }),
+        database: database_words(plan),
+        packages,
+        units: unit_words(&system),
+        accounts: account_words(plan),
+        parts: plan.parts.iter().map(part_words).collect(),
+        left_out: plan.left_out.iter().map(left_out_words).collect(),
+        kept: plan.kept.iter().map(|k| WhyWords { path: (&k.path).into(), why: k.why.clone() }).collect(),
+        seen: plan.seen.iter().map(|s| WhyWords { path: (&s.path).into(), why: s.why.clone() }).collect(),
+    }
+}
+
+fn machine_words(plan: &CapturePlan, identity: &Identity, domain: String, system: &units::System) -> MachineWords {
+    let mounts = plan.mounts.mounted.iter().filter(|mount| !mount.is_pseudo() && !mount.is_memory());
+    let network = identity.nics.iter().map(|nic| NicWords {
+        name: nic.name.clone(),
+        mac: nic.mac.clone(),
+        addresses: nic.addresses.clone(),
+        networks: networks_of(&nic.addresses, &plan.dump.tables),
+    });
+    MachineWords {
+        host_name: Word::from(&identity.host_name),
+        domain,
+        arch: identity.arch.clone(),
+        distribution: plan.distribution.id.clone(),
+        level: plan.distribution.version.clone(),
+        distribution_name: plan.distribution.name.clone(),
+        network: network.collect(),
+        mounts: mounts
+            .map(|mount| MountWords {
+                at: (&mount.at).into(),
+                kind: mount.kind.clone(),
+                source: (&mount.source).into(),
+                needed_bytes: plan.needed_bytes(&mount.at),
+            })
+            .collect(),
+        selinux: system.selinux.clone(),
+        firewall: system.firewall.clone(),
+    }
+}
+
+/// The networks of table networks that IPv4 addresses are in.
+fn networks_of(addresses: &[String], tables: &Tables) -> Vec<String> {
+    let number = |text: &str| text.trim().parse::<std::net::Ipv4Addr>().ok().map(u32::from);
+    let own: Vec<u32> = addresses.iter().filter_map(|a| number(a.split('/').next().unwrap_or(a))).collect();
+    let mut found = BTreeSet::new();
+    for row in tables.enabled("networks") {
+        let (Some(net), Some(mask)) = (row.text("net"), row.text("mask")) else { continue };
+        let (Some(net), Some(mask)) = (number(&net), number(&mask)) else { continue };
+        if own.iter().any(|address| address & mask == net & mask) {
+            found.extend(row.text("netname").map(|name| name.into_owned()));
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn database_words(plan: &CapturePlan) -> DatabaseWords {
+    let table = |proof: &crate::mn::database::Proof| TableWords {
+        name: proof.table.clone(),
+        rows: proof.rows,
+        digest: proof.digest.clone(),
+    };
+    DatabaseWords {
+        engine: plan.dump.engine.name().to_owned(),
+        tables: plan.dump.proofs.iter().map(table).collect(),
+        left_out: plan.dump.left_out.clone(),
+        unproved: plan.dump.unproved,
+    }
+}
+
+fn unit_words(system: &units::System) -> Vec<UnitWords> {
+    let word = |unit: &units::Unit| UnitWords {
+        name: unit.name.clone(),
+        enabled: unit.enabled.clone(),
+        active: unit.active,
+    };
+    system.units.iter().map(word).collect()
+}
+
+fn account_words(plan: &CapturePlan) -> Vec<AccountWords> {
+    let word = |account: &crate::mn::accounts::Account| AccountWords {
+        name: String::from_utf8_lossy(&account.name).into_owned(),
+        uid: account.uid,
+        gid: account.gid,
+        group: String::from_utf8_lossy(&account.group).into_owned(),
+        home: (&account.home).into(),
+        shell: (&account.shell).into(),
+        why: account.why.clone(),
+    };
+    plan.accounts.iter().map(word).collect()
+}
+
+fn part_words(part: &Part) -> PartWords {
+    let roots = part.roots.iter().map(|root| RootWords {
+        asked: (&root.asked).into(),
+        real: (&root.real).into(),
+        links: root.links.iter().map(|link| ((&link.path).into(), (&link.target).into())).collect(),
+    });
+    PartWords {
+        name: part.name.clone(),
+        class: part.class.word().to_owned(),
+        why: part.why.clone(),
+        roots: roots.collect(),
+        bytes: part.size.map(|size| size.bytes),
+    }
+}
+
+fn left_out_words(out: &crate::mn::leftout::LeftOut) -> LeftOutWords {
+    LeftOutWords {
+        class: out.class.clone(),
+        path: (&out.path).into(),
+        why: out.why.clone(),
+        again: out.again.clone(),
+        entries: out.size.entries,
+        bytes: out.size.bytes,
+    }
+}
+
+/// What is installed, for the manifest.
+fn package_words(plan: &CapturePlan) -> PackageWords {
+    let names = |packages: &[&Package]| packages.iter().map(|p| p.full_name()).collect::<Vec<_>>();
+    let xcat = plan.installed.xcat();
+    PackageWords {
+        manager: match plan.installed.manager {
+            Manager::Rpm => "rpm".into(),
+            Manager::Dpkg => "dpkg".into(),
+            Manager::None => String::new(),
+        },
+        installed: plan.installed.packages.iter().map(Package::full_name).collect(),
+        xcat: names(&[xcat.core, xcat.dependencies].concat()),
+        ..PackageWords::default()
+    }
+}
+
+/// The packages that make the machine what it is, gathered into the snapshot.
+fn packages(
+    machine: &Machine<'_>,
+    plan: &mut CapturePlan,
+    options: &SupplyOptions,
+    staging: &Path,
+    dry_run: bool,
+    progress: &dyn Progress,
+) -> Result<PackageWords> {
+    let mut words = package_words(plan);
+    let foreign: Vec<&Package> = Vec::new();
+    words.foreign = foreign.iter().map(|package| package.full_name()).collect();
+    let xcat = plan.installed.xcat();
+    if plan.installed.manager == Manager::None {
+        return Ok(words);
+    }
+    if xcat.core.is_empty() {
+        let cause = "no package of xCAT is installed, or its package database is another one";
+        let problem = Problem { path: b"/opt/xcat".to_vec(), verb: "find the packages of".into(), cause: cause.into() };
+        plan.problems.push(problem);
+        return Ok(words);
+    }
+    let wanted: Vec<Wanted> = [xcat.core, xcat.dependencies, foreign].concat().into_iter().map(wanted).collect();
+    let mut options = options.clone();
+    let installdir = plan.dump.tables.site("installdir").filter(|dir| dir.starts_with('/'));
+    options.install_folder = installdir.unwrap_or_else(|| "/install".into()).into_bytes();
+    let folders = plan.dump.tables.enabled("linuximage").filter_map(|row| row.value(PACKAGE_FOLDERS).map(<[u8]>::to_vec));
+    options.folders = folders.filter(|folder| folder.starts_with(b"/")).collect::<BTreeSet<_>>().into_iter().collect();
+    if dry_run {
+        let outlook = outlook(machine, &wanted, &options, progress)?;
+        let list = outlook.missing.iter().map(Wanted::shown).collect::<Vec<_>>();
+        words.missing = list.clone();
+        if !list.is_empty() {
+            plan.problems.push(missing_packages(&list));
+        }
+        return Ok(words);
+    }
+    let folder = staging.join("packages");
+    fs::create_dir_all(&folder).map_err(|e| Error::file("make", &folder, e))?;
+    let Supply { found, missing, grafts, problems, installs_by_itself, .. } =
+        gather(machine, &wanted, &options, &folder, progress)?;
+    words.captured = found
+        .iter()
+        .map(|found| CapturedWords {
+            package: found.package.shown(),
+            from: format!("{}: {}", found.from.shown(), found.path),
+            other_build: found.other_build,
+        })
+        .collect();
+    words.missing = missing.iter().map(Wanted::shown).collect();
+    words.installs_by_itself = installs_by_itself;
+    plan.problems.extend(problems);
+    grafts.into_iter().for_each(|graft| plan.graft(graft));
+    Ok(words)
+}
+
+fn missing_packages(list: &[String]) -> Problem {
+    Problem {
+        path: b"/.xsnap/packages".to_vec(),
+        verb: "find packages for".into(),
+        cause: format!("{} (give --xcat-core and --xcat-dep)", list.join(", ")),
+    }
+}
+
+fn wanted(package: &Package) -> Wanted {
+    Wanted {
+        name: package.name.clone(),
+        epoch: package.epoch,
+        version: package.version.clone(),
+        release: package.release.clone(),
+        arch: package.arch.clone(),
+    }
+}
