@@ -272,6 +272,9 @@ pub mod mn {
     /// What dpkg's books say.
     pub mod dpkg;
 
+    /// What rpm prints, and what it tells of a file.
+    pub mod printed;
+
     /// What rpm's databases say.
     pub mod rpm;
 
