@@ -281,6 +281,9 @@ pub mod mn {
     /// What is installed, and what of it is xCAT.
     pub mod packages;
 
+    /// Where packages came from, and what xCAT requires of others.
+    pub mod origins;
+
     /// Digests of files that were computed before.
     pub mod verified;
 
