@@ -290,6 +290,9 @@ pub mod mn {
     /// Files that no package brings back.
     pub mod strays;
 
+    /// Services of a machine, SELinux and firewall.
+    pub mod units;
+
     /// The package repositories that a machine is set up with.
     pub mod repositories;
 
