@@ -46,6 +46,8 @@ mod golden_kept;
 
 mod kept;
 
+mod installed;
+
 mod keyring;
 
 mod layers;
@@ -110,6 +112,8 @@ mod readback;
 
 mod medium;
 
+mod stand_in;
+
 mod mounts;
 
 mod storage_contract;
@@ -167,6 +171,10 @@ mod support {
 
     pub mod image;
     pub mod unlocked;
+
+    pub mod standin;
+
+    pub mod roots;
 
     pub mod xcat;
 
