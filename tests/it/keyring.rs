@@ -7,7 +7,7 @@ use crate::{
         crash::{Crashing, CutOff},
         plain::CHEAP,
         reference, small,
-        storage::Memory,
+        storage::{Memory, on},
     },
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -31,10 +31,6 @@ use xsnap::{
 };
 
 const ALL: [&str; 4] = ["old", "other", "new", "never"];
-
-fn on(disk: &Memory) -> Arc<dyn Storage> {
-    Arc::new(disk.clone())
-}
 
 fn password(text: &str) -> Password {
     Password::new(text.into())

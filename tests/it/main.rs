@@ -10,6 +10,8 @@
     reason = "a test that meets what it does not expect shall fail at once, where it happens"
 )]
 
+mod attacked_records;
+
 mod attacks;
 
 mod bad_sectors;
@@ -18,11 +20,15 @@ mod bitflips;
 
 mod compare;
 
+mod compare_cost;
+
 mod cluster_stick;
 
 mod clusters;
 
 mod copy;
+
+mod copy_forged;
 
 mod crash;
 
@@ -157,11 +163,15 @@ mod support {
 
     pub mod forge;
 
+    pub mod by_hand;
+
     pub mod reference;
 
     pub mod samples;
 
     pub mod store;
+
+    pub mod compared;
 
     pub mod program;
 

@@ -2,11 +2,12 @@
 //! on what.
 
 use crate::support::{
+    by_hand::{self, ALL, noise},
     crash::{Crashing, CutOff},
     faults::{Fault, Faulty, Verb},
     forge,
     small::{self, Small},
-    storage::Memory,
+    storage::{Memory, on},
     unlocked::Unlocked,
 };
 use rustix::io::Errno;
@@ -15,7 +16,7 @@ use std::{
     sync::Arc,
 };
 use xsnap::{
-    blobs::{frame::Compressor, pack::PackBuilder, writer::Stream},
+    blobs::writer::Stream,
     error::{Error, Result},
     id::{BlobId, ObjectName, SnapshotId},
     progress::Silent,
@@ -29,28 +30,8 @@ use xsnap::{
         sweep::{MaxUnused, SweepLimits},
         tree::encode_piece,
     },
-    storage::{
-        envelope::Kind,
-        object::{Folder, Storage},
-    },
+    storage::object::{Folder, Storage},
 };
-
-/// Everything that is not needed goes.
-const ALL: PruneOptions = PruneOptions {
-    limits: SweepLimits {
-        max_unused: MaxUnused::Bytes(0),
-        small_bytes: None,
-        max_repack_bytes: None,
-        only_damaged: false,
-    },
-    damaged: BTreeSet::new(),
-    threads: 2,
-    dry_run: false,
-};
-
-fn on(disk: &Memory) -> Arc<dyn Storage> {
-    Arc::new(disk.clone())
-}
 
 fn prune_on(bench: &Small, storage: &Arc<dyn Storage>, options: &PruneOptions) -> Result<Pruned> {
     prune(&bench.open(storage, Access::Exclusive)?, options, &Silent)
@@ -344,19 +325,7 @@ impl Leaning {
         let disk = Memory::new();
         let storage = on(&disk);
         let mut repository = small::init(&storage, Some("secret")).unwrap();
-        let noise = |seed| crate::support::random::Random::new("leaning", seed).bytes(50_000);
-        let pack = |blobs: &[&[u8]], bases: &[&[u8]]| {
-            let secrets = repository.secrets();
-            let ids = |blobs: &[&[u8]]| blobs.iter().map(|b| secrets.blob_id(b)).collect::<Vec<_>>();
-            let lengths = blobs.iter().map(|b| b.len() as u32).collect();
-            let packed = Compressor::new(3).pack(blobs.concat(), lengths, ids(blobs), ids(bases), &bases.concat());
-            assert_eq!(packed.head.bases.is_empty(), bases.is_empty());
-            let mut builder = PackBuilder::begin(storage.as_ref(), secrets, repository.id(), Kind::DataPack).unwrap();
-            builder.append(packed).unwrap();
-            let published = builder.finish().unwrap();
-            repository.catalogue_packs(std::slice::from_ref(&published)).unwrap();
-            published.name
-        };
+        let pack = |blobs: &[&[u8]], bases: &[&[u8]]| by_hand::pack(&repository, blobs, bases);
         let changed = |base: &[u8]| [&base[..40_000], b"another end"].concat();
         let (base, other) = (noise(1), noise(2));
         let content = changed(&base);

@@ -4,7 +4,7 @@ use crate::support::{
     crash::{Crashing, CutOff},
     faults::{Fault, Faulty},
     small::{self, Small},
-    storage::Memory,
+    storage::{Memory, on},
 };
 use rustix::io::Errno;
 use std::{collections::HashSet, sync::Arc};
@@ -19,10 +19,6 @@ use xsnap::{
     },
     storage::object::{Folder, Storage},
 };
-
-fn on(disk: &Memory) -> Arc<dyn Storage> {
-    Arc::new(disk.clone())
-}
 
 fn protect(snapshot: &mut Snapshot) {
     snapshot.protected = true;

@@ -10,7 +10,7 @@ use crate::{
         random::Random,
         same::differing,
         small::{self, Small, ancestors},
-        storage::Memory,
+        storage::{Memory, on},
     },
 };
 use rustix::{fs::Mode, fs::OFlags, io::Errno};
@@ -38,10 +38,6 @@ use xsnap::{
     },
     storage::object::{Folder, Reserve, Storage},
 };
-
-fn on(disk: &Memory) -> Arc<dyn Storage> {
-    Arc::new(disk.clone())
-}
 
 /// Checks everything and repairs it. Says what was found, and what was done.
 fn mend(

@@ -1,14 +1,12 @@
 //! Many snapshots looked at together: the versions of a file, and what each snapshot takes; both the same as a slow and
 //! plain count finds, and with every listing opened once.
 
-use crate::{
-    compare::Steps,
-    support::{
-        edits::random_edits,
-        faults::{Faulty, Verb},
-        store::{Store, Told, place},
-        tree::random_tree,
-    },
+use crate::support::{
+    compared::Steps,
+    edits::random_edits,
+    faults::{Faulty, Verb},
+    store::{Store, Told, place},
+    tree::random_tree,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},

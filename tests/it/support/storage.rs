@@ -39,6 +39,11 @@ pub fn take<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The medium as a repository takes it.
+pub fn on(disk: &Memory) -> Arc<dyn Storage> {
+    Arc::new(disk.clone())
+}
+
 impl Memory {
     /// An empty medium.
     pub fn new() -> Self {
