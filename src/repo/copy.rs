@@ -357,7 +357,8 @@ impl Carrier for ById<'_> {
         let mut missing = Missing::new(self.reader.index(), there.index, &self.foreseen);
         let walked = walk(&self.reader, snapshot, &mut self.walked, &mut missing, progress);
         walked.map_err(|e| named(self.source, e))?;
-        let Missing { wanted, mut lost, lists_lost, .. } = missing;
+        let lists_lost = missing.lists_lost;
+        let (wanted, mut lost) = missing.places();
         self.told_bytes += wanted.values().flatten().map(|w| u64::from(w.place.length_bytes)).sum::<u64>();
         let entries = snapshot.counts.files + snapshot.counts.folders + snapshot.counts.others;
         progress.tell(Event::Total { entries, bytes: self.told_bytes });
@@ -402,30 +403,39 @@ struct Missing<'a> {
     source: &'a Index,
     target: &'a Index,
     foreseen: &'a HashSet<BlobId>,
-    seen: HashSet<BlobId>,
-    wanted: BTreeMap<u32, Vec<Wanted>>,
-    lost: HashMap<BlobId, String>,
+    /// What each is needed for: the most that any of those who name it need it for.
+    roles: HashMap<BlobId, Role>,
     lists_lost: bool,
 }
 
 impl<'a> Missing<'a> {
     fn new(source: &'a Index, target: &'a Index, foreseen: &'a HashSet<BlobId>) -> Self {
-        let (seen, wanted, lost) = (HashSet::new(), BTreeMap::new(), HashMap::new());
-        Self { source, target, foreseen, seen, wanted, lost, lists_lost: false }
+        Self { source, target, foreseen, roles: HashMap::new(), lists_lost: false }
+    }
+
+    /// Where each is read, and what lies nowhere.
+    fn places(self) -> (BTreeMap<u32, Vec<Wanted>>, HashMap<BlobId, String>) {
+        let (mut wanted, mut lost) = (BTreeMap::<u32, Vec<Wanted>>::new(), HashMap::new());
+        for (id, role) in self.roles {
+            let places = self.source.places(&id);
+            // A mark is a hint: where nothing better is, what it says is found out by reading.
+            match places.iter().find(|place| self.source.is_healthy(place.frame)).or(places.first()) {
+                Some(place) => wanted.entry(place.frame).or_default().push(Wanted { place: *place, id, role }),
+                None if role == Role::Stats => {}
+                None => drop(lost.insert(id, format!("blob {id} is missing"))),
+            }
+        }
+        // The order of the medium, which is the same each time.
+        wanted.values_mut().for_each(|wanted| wanted.sort_unstable_by_key(|w| w.place));
+        (wanted, lost)
     }
 }
 
 impl Visitor for Missing<'_> {
     fn blob(&mut self, id: &BlobId, role: Role) -> Result<()> {
-        if self.target.is_known(id) || self.foreseen.contains(id) || !self.seen.insert(*id) {
-            return Ok(());
-        }
-        let places = self.source.places(id);
-        // A mark is a hint: where nothing better is, what it says is found out by reading.
-        match places.iter().find(|place| self.source.is_healthy(place.frame)).or(places.first()) {
-            Some(place) => self.wanted.entry(place.frame).or_default().push(Wanted { place: *place, id: *id, role }),
-            None if role == Role::Stats => {}
-            None => drop(self.lost.insert(*id, format!("blob {id} is missing"))),
+        let known = if role == Role::Data { self.target.is_known(id) } else { self.target.is_known_tree(id) };
+        if !known && !self.foreseen.contains(id) {
+            self.roles.entry(*id).and_modify(|most| *most = role.max(*most)).or_insert(role);
         }
         Ok(())
     }

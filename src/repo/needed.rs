@@ -16,15 +16,16 @@ use crate::{
 };
 use std::collections::HashSet;
 
-/// Which stream a blob belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which stream a blob belongs to. One blob may be needed for several: the last of them says most of where it must lie, and
+/// how much is lost without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// A piece of a tree, or a list.
-    Tree,
     /// What only change detection needs; a snapshot is whole without it.
     Stats,
     /// Content of a file.
     Data,
+    /// A piece of a tree, or a list. Whoever knows only tree packs looks for it in them.
+    Tree,
 }
 
 /// Who is shown what a walk meets.

@@ -6,6 +6,7 @@ use crate::support::{
     forge::{self, Forge},
     plain,
     random::Random,
+    small,
     storage::{Memory, on},
 };
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use xsnap::{
         check::{ReadData, check},
         config::Config,
         content::{Content, Run, encode_list},
-        copy::{Fate, Moved},
+        copy::{Fate, Moved, are_alike},
         listing::find,
         repository::Repository,
         snapshot::Snapshot,
-        tree::{Entry, Node},
+        tree::{Entry, Node, Stat, encode_piece},
     },
 };
 
@@ -120,4 +121,54 @@ fn a_forged_source_costs_no_more_than_a_little_time() {
         forge.folder(&[forge::file(b"file", Content { depth: 0, runs: vec![run] })])
     });
     assert!(matches!(fate, Fate::Lost(losses) if losses.count == 1));
+}
+
+/// Copies all snapshots by their ids.
+fn copy_alike(source: &Repository, target: &mut Repository) -> Vec<Fate> {
+    assert!(are_alike(source, target));
+    let mut fates = Vec::new();
+    let mut tell = |_: &Snapshot, fate: &Fate, _: Moved| fates.push(fate.clone());
+    let ids = source.snapshots().iter().map(|s| s.id).collect();
+    copy(source, target, &ids, &PLAINLY, (&Silent, &mut tell)).unwrap();
+    fates
+}
+
+#[test]
+fn what_is_lost_is_told_although_stats_name_it_too() {
+    let [mut source, mut target] = [0, 1].map(|_| small::init(&on(&Memory::new()), None).unwrap());
+    let mut lost = Content::default();
+    let root = forge::store(&source, |forge| {
+        lost.runs.push(forge.nowhere(50));
+        forge.folder(&[forge::file(b"file", lost.clone())])
+    });
+    let root_stat = Stat { folder: Some(lost), ..Stat::default() };
+    source.put_snapshot(Snapshot { root_stat, ..forge::snapshot_of(forge::folder(b"", root)) }).unwrap();
+    let fates = copy_alike(&source, &mut target);
+    assert!(matches!(&fates[..], [Fate::Lost(losses)] if losses.paths[0].0 == b"/file"), "{fates:?}");
+    assert!(target.snapshots().is_empty());
+}
+
+/// Anybody whose files are backed up can have a file that holds what a folder's list will be.
+#[test]
+fn a_tree_that_is_a_files_content_too_lies_among_trees_in_a_copy() {
+    let piece = encode_piece(&[forge::symlink(b"link", b"target")]);
+    for content_comes_first in [false, true] {
+        let [mut source, mut target] = [0, 1].map(|_| small::init(&on(&Memory::new()), None).unwrap());
+        if content_comes_first {
+            forge::put(&mut source, |forge| {
+                let entries = [forge::file(b"file", forge.content(&piece))];
+                forge.folder(&entries)
+            });
+        }
+        forge::put(&mut source, |forge| {
+            let run = forge.tree_run(&piece, piece.len() as u64);
+            let folder = forge::folder(b"folder", Content { depth: 0, runs: vec![run] });
+            let entries = [forge::file(b"file", forge.content(&piece)), folder];
+            forge.folder(&entries)
+        });
+        assert!(copy_alike(&source, &mut target).iter().all(|fate| *fate == Fate::Copied));
+        let id = target.secrets().blob_id(&piece);
+        assert!(target.index().unwrap().is_known_tree(&id), "content comes first: {content_comes_first}");
+        assert!(!check(&target, ReadData::All, &Silent).unwrap().has_damage());
+    }
 }
