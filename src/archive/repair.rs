@@ -116,9 +116,9 @@ pub fn repair(
     }
     let mut left = check(repository, ReadData::No, progress)?;
     // What cannot be read at this time may be read at another, or by another machine: nothing is given up for it.
-    let all_read = found.unread_packs.is_empty() && left.unread_packs.is_empty() && unknown_packs.is_empty();
+    let was_read = found.unread_packs.is_empty() && unknown_packs.is_empty();
     // A check names no more than so many files: what is left then is the next round's.
-    while options.drop_lost && all_read && !left.touched.is_empty() {
+    while options.drop_lost && was_read && left.unread_packs.is_empty() && !left.touched.is_empty() {
         let before = left.touched;
         let found = Report { touched: before.clone(), ..Report::default() };
         reduce(repository, &found, options, progress, &mut repaired)?;

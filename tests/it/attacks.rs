@@ -7,7 +7,13 @@ use crate::support::{
     forge, small,
     storage::{Memory, on},
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 use xsnap::{
     archive::{
         repair::{RepairOptions, Repaired, repair},
@@ -15,11 +21,11 @@ use xsnap::{
     },
     error::{Error, Result},
     id::ObjectName,
-    progress::Silent,
+    progress::{Event, Progress, Silent},
     repo::{
         check::{ReadData, check},
         content::{Content, Run, encode_list},
-        listing::listing,
+        listing::{find, listing},
         opening::Access,
         prune::prune,
         repository::Repository,
@@ -268,6 +274,48 @@ fn nothing_is_dropped_for_a_pack_that_could_not_be_read_for_a_while() {
         assert!(repaired.reduced.is_empty() && repository.snapshots()[0].complete, "{repaired:?}");
         assert_eq!(repaired.left.touched.is_empty(), comes_back_before_repair, "{repaired:?}");
     }
+}
+
+/// Fails nothing until a check begins for the second time; from then on a pack cannot be read.
+struct SpoilsLater {
+    faulty: Faulty,
+    pack: ObjectName,
+    checks: AtomicU32,
+}
+
+impl Progress for SpoilsLater {
+    fn tell(&self, event: Event<'_>) {
+        if matches!(event, Event::Total { .. }) && self.checks.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.faulty.spoil(Folder::Packs, &self.pack, 0..u64::MAX);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_dropped_for_a_pack_that_cannot_be_read_once_something_has_been_dropped() {
+    let faulty = Faulty::new(on(&Memory::new()));
+    let storage: Arc<dyn Storage> = Arc::new(faulty.clone());
+    let mut repository = small::init(&storage, None).unwrap();
+    let folder = forge::store(&repository, |forge| forge.folder(&[forge::symlink(b"link", b"target")]));
+    let pack = repository.index().unwrap().packs()[0].name.clone();
+    forge::put(&mut repository, |forge| {
+        let lost = forge::file(b"lost", Content { depth: 0, runs: vec![forge.nowhere(5)] });
+        forge.folder(&[forge::folder(b"folder", folder.clone()), lost])
+    });
+    drop(repository);
+    let mut repository = small::open(&storage, None, Access::Exclusive).unwrap();
+    let found = check(&repository, ReadData::All, &Silent).unwrap();
+    let progress = SpoilsLater { faulty: faulty.clone(), pack, checks: 0.into() };
+    let repaired =
+        repair(&mut repository, &found, &[], RepairOptions { threads: 1, drop_lost: true }, &progress).unwrap();
+    assert_eq!(repaired.reduced.len(), 1, "the lost file, and nothing else: {repaired:?}");
+    assert!(!repaired.left.touched.is_empty() && !repaired.left.unread_packs.is_empty(), "{repaired:?}");
+    faulty.heal();
+    assert!(check(&repository, ReadData::All, &Silent).unwrap().touched.is_empty());
+    let reader = repository.tree_reader().unwrap();
+    let root = &repository.snapshots()[0].root;
+    assert!(find(&reader, root, b"/folder/link").unwrap().is_some());
+    assert!(find(&reader, root, b"/lost").unwrap().is_none());
 }
 
 /// A list that could be read when everything was looked at, and cannot be when the snapshot is written anew.
