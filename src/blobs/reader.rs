@@ -68,7 +68,9 @@ pub struct Reader {
     /// Whether a pack was not there any more.
     vanished: AtomicBool,
     relist: Option<Arc<dyn Relist>>,
-    /// A reader of what was there after a pack had vanished.
+    /// Whether there are packs that it does not know.
+    is_partial: bool,
+    /// A reader of all that was there after a pack had vanished, or when something was not found in a part of them.
     later: Mutex<Option<Arc<Reader>>>,
 }
 
@@ -96,6 +98,7 @@ impl Reader {
             unread: AtomicU32::new(0),
             vanished: AtomicBool::new(false),
             relist: None,
+            is_partial: false,
             later: Mutex::default(),
         }
     }
@@ -103,6 +106,11 @@ impl Reader {
     /// The same reader, which asks once where everything is when a pack has vanished.
     pub fn relisting(self, relist: Arc<dyn Relist>) -> Self {
         Self { relist: Some(relist), ..self }
+    }
+
+    /// The same reader, which knows a part of the packs: what is damaged or missing there it looks for in all of them.
+    pub fn knowing_a_part(self, relist: Arc<dyn Relist>) -> Self {
+        Self { relist: Some(relist), is_partial: true, ..self }
     }
 
     /// What this reader knows of places.
@@ -121,14 +129,21 @@ impl Reader {
     /// `Missing` where it lies nowhere, `Damaged` where no place of it is whole, or a storage error.
     pub fn blob(&self, id: &BlobId) -> Result<Vec<u8>> {
         match self.blob_here(id) {
-            Err(e) if e.is_damage() => self.later()?.map_or(Err(e), |later| later.blob(id)),
+            Err(e) if e.is_damage() => match self.later() {
+                // What a part of the packs lacks is lost, unless something better is known.
+                Ok(None) => Err(e),
+                Err(_) if self.is_partial => Err(e),
+                later => later?.map_or(Err(e), |later| later.blob(id)),
+            },
             found => found,
         }
     }
 
-    /// The reader that knows where everything is after a pack has vanished; nothing as long as none has.
+    /// The reader that knows where everything is, after a pack has vanished or where this one knows a part only; else
+    /// nothing.
     fn later(&self) -> Result<Option<Arc<Self>>> {
-        let Some(relist) = self.relist.as_ref().filter(|_| self.vanished.load(Ordering::Acquire)) else {
+        let is_due = self.is_partial || self.vanished.load(Ordering::Acquire);
+        let Some(relist) = self.relist.as_ref().filter(|_| is_due) else {
             return Ok(None);
         };
         let mut later = lock(&self.later);

@@ -74,7 +74,13 @@ impl Repository {
     pub fn tree_reader(&self) -> Result<Reader> {
         let mut index = Index::default();
         self.load_index(&mut index, Some(Kind::TreePack), None, &self.with_catalog(Catalog::bad_frames)?)?;
-        Ok(self.reader(Arc::new(index)))
+        Ok(self.reader_of_a_part(Arc::new(index)))
+    }
+
+    /// A reader of an index that does not hold every pack. Anybody can have a file that holds what a folder's list is: where
+    /// the list is damaged among trees, it is found there.
+    fn reader_of_a_part(&self, index: Arc<Index>) -> Reader {
+        self.reader(index).knowing_a_part(Arc::new(self.target().clone()))
     }
 
     /// A reader that knows where trees are and everything that an entry is made of, which may be far less than the
@@ -87,7 +93,7 @@ impl Repository {
         let mut index = Index::default();
         self.load_index(&mut index, Some(Kind::TreePack), None, &bad)?;
         let index = Arc::new(index);
-        let mut wanted = blobs_of(&self.reader(Arc::clone(&index)), entry)?;
+        let mut wanted = blobs_of(&self.reader_of_a_part(Arc::clone(&index)), entry)?;
         let mut index = Arc::into_inner(index).ok_or(Error::Refused)?;
         self.load_index(&mut index, Some(Kind::DataPack), Some(&wanted), &bad)?;
         // Bases lie in frames without bases, so those of the bases need not be asked for. The index is made anew for
@@ -99,7 +105,7 @@ impl Repository {
             self.load_index(&mut index, Some(Kind::TreePack), None, &bad)?;
             self.load_index(&mut index, Some(Kind::DataPack), Some(&wanted), &bad)?;
         }
-        Ok(self.reader(Arc::new(index)))
+        Ok(self.reader_of_a_part(Arc::new(index)))
     }
 
     /// Adds packs of a kind to an index, of which only the wanted blobs.

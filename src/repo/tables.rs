@@ -53,7 +53,16 @@ pub fn open_row(target: &Target, row: &PackRow) -> Result<(Toc, bool)> {
 pub fn read_missing(target: &Target, known: &HashMap<ObjectName, u64>, on_medium: &[Listed]) -> Result<Vec<PackRow>> {
     let missing: Vec<&Listed> = on_medium.iter().filter(|l| known.get(&l.name) != Some(&l.length_bytes)).collect();
     let read = |l: &&Listed| read_row(target, &l.name, l.length_bytes);
-    let rows: Vec<Result<PackRow>> = missing.par_iter().map(read).collect();
+    whatever_answers(target, known, on_medium, missing.par_iter().map(read).collect())
+}
+
+/// The rows of packs whose tables could be read.
+fn whatever_answers(
+    target: &Target,
+    known: &HashMap<ObjectName, u64>,
+    on_medium: &[Listed],
+    rows: Vec<Result<PackRow>>,
+) -> Result<Vec<PackRow>> {
     // One bad place is no medium that is gone; the pack is looked at again at the next opening.
     let unread = |row: &Result<PackRow>| row.as_ref().is_err_and(|e| met_unreadable(target.storage.as_ref(), e));
     let vanished = |row: &Result<PackRow>| row.as_ref().is_err_and(Error::is_absence);
@@ -71,7 +80,11 @@ fn one_answers(target: &Target, known: &HashMap<ObjectName, u64>, on_medium: &[L
 impl Relist for Target {
     /// An index of what lies on the medium now. The catalogue is not asked: it belongs to whoever opened it.
     fn relist(&self) -> Result<Index> {
-        let rows = read_missing(self, &HashMap::new(), &listed(self.storage.as_ref(), Folder::Packs)?)?;
+        let on_medium = listed(self.storage.as_ref(), Folder::Packs)?;
+        // One after the other: whoever asks may be one of many that look for something side by side, of which the others
+        // wait for what this finds, and none would be free to help.
+        let rows = on_medium.iter().map(|l| read_row(self, &l.name, l.length_bytes)).collect();
+        let rows = whatever_answers(self, &HashMap::new(), &on_medium, rows)?;
         let mut index = Index::default();
         for row in rows {
             let (toc, made_again) = open_row(self, &row)?;

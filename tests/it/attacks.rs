@@ -318,6 +318,39 @@ fn nothing_is_dropped_for_a_pack_that_cannot_be_read_once_something_has_been_dro
     assert!(find(&reader, root, b"/lost").unwrap().is_none());
 }
 
+/// The one place among trees is damaged; a file that holds the same bytes is whole.
+#[test]
+fn a_tree_that_is_whole_only_among_content_is_found_all_the_same() {
+    let disk = Memory::new();
+    let mut repository = small::init(&on(&disk), None).unwrap();
+    let piece = encode_piece(&[forge::symlink(b"link", b"target")]);
+    let content = forge::store(&repository, |forge| forge.content(&piece));
+    let before: BTreeSet<_> = disk.objects_in(Folder::Packs).into_iter().map(|(name, _)| name).collect();
+    let folder =
+        Content { depth: 0, runs: vec![forge::store(&repository, |f| f.tree_run(&piece, piece.len() as u64))] };
+    let trees: Vec<_> = disk.objects_in(Folder::Packs).into_iter().filter(|(n, _)| !before.contains(n)).collect();
+    forge::put(&mut repository, |forge| {
+        forge.folder(&[forge::file(b"file", content.clone()), forge::folder(b"folder", folder.clone())])
+    });
+    drop(repository);
+    let is_listed = |case: &str| {
+        let repository = open(&disk, Access::Read);
+        let snapshot = &repository.snapshots()[0];
+        for reader in [repository.tree_reader().unwrap(), repository.reader_of(&snapshot.root).unwrap()] {
+            let found = find(&reader, &snapshot.root, b"/folder/link");
+            assert!(found.as_ref().is_ok_and(Option::is_some), "{case}: {found:?}");
+        }
+    };
+    is_listed("whole");
+    let [(name, bytes)] = &trees[..] else { panic!("one pack of trees") };
+    disk.flip(Folder::Packs, name, bytes.windows(4).position(|magic| magic == b"link").unwrap_or(130), 1);
+    is_listed("damaged");
+    repair_from(&disk, None);
+    assert!(disk.bytes(Folder::Packs, name).is_none(), "the damaged pack is replaced");
+    is_listed("repaired");
+    is_whole(&disk, 1);
+}
+
 /// A list that could be read when everything was looked at, and cannot be when the snapshot is written anew.
 #[test]
 fn only_what_was_found_lost_is_left_out_of_a_snapshot() {
