@@ -113,7 +113,9 @@ pub fn plan(index: &Index, chosen: &[bool], lengths: &HashMap<ObjectName, u64>, 
     }
     let may_go = |pack: &Swept| !limits.only_damaged || index.is_damaged(pack.pack);
     for pack in packs {
-        if repack.contains(&pack.pack) {
+        // A damaged pack goes in any case, and what leans on it leans on the new copy then.
+        let holds_bases_of_it = index.is_damaged(pack.pack) && holds_bases.contains(&pack.pack);
+        if repack.contains(&pack.pack) || holds_bases_of_it {
             sweep.repack.push(pack);
         } else if may_go(&pack) && pack.used_bytes == 0 && !holds_bases.contains(&pack.pack) {
             let late = holds_bases_yet.contains(&pack.pack);

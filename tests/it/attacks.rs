@@ -351,6 +351,29 @@ fn a_tree_that_is_whole_only_among_content_is_found_all_the_same() {
     is_whole(&disk, 1);
 }
 
+/// Nothing is needed of it, and what is needed elsewhere leans on it.
+#[test]
+fn a_damaged_pack_that_holds_nothing_but_a_base_is_replaced() {
+    let disk = Memory::new();
+    let mut repository = small::init(&on(&disk), None).unwrap();
+    let base = noise(1);
+    let content = [&base[..40_000], b"another end"].concat();
+    let base_pack = pack(&repository, &[&base], &[]);
+    pack(&repository, &[&content], &[&base]);
+    let run = Run::Data { id: repository.secrets().blob_id(&content), length_bytes: content.len() as u64 };
+    let entries = [forge::file(b"file", Content { depth: 0, runs: vec![run] })];
+    forge::put(&mut repository, |forge| forge.folder(&entries));
+    drop(repository);
+    // Damage behind its frame, which costs nothing.
+    let end = disk.bytes(Folder::Packs, &base_pack).unwrap().len();
+    disk.flip(Folder::Packs, &base_pack, end - 10, 1);
+    assert!(check(&open(&disk, Access::Read), ReadData::All, &Silent).unwrap().has_damage());
+    repair_from(&disk, None);
+    assert!(disk.bytes(Folder::Packs, &base_pack).is_none());
+    is_whole(&disk, 1);
+    assert!(!check(&open(&disk, Access::Read), ReadData::All, &Silent).unwrap().has_damage());
+}
+
 /// A list that could be read when everything was looked at, and cannot be when the snapshot is written anew.
 #[test]
 fn only_what_was_found_lost_is_left_out_of_a_snapshot() {
