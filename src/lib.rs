@@ -23,6 +23,12 @@ pub mod storage {
     /// What a file system is, how much room it has, and how to read past its cache.
     pub mod filesystem;
 
+    /// What an executable file says of itself.
+    pub mod elf;
+
+    /// What a repository in a folder carries so that it stands alone.
+    pub mod aboard;
+
     /// Objects as files below one directory.
     pub mod local;
 
@@ -145,6 +151,9 @@ pub mod repo {
 pub mod archive {
     /// What is left out, and why.
     pub mod filter;
+
+    /// Names of users and groups.
+    pub mod accounts;
 
     /// Owner, mode, times, attributes: read and apply.
     pub mod metadata;

@@ -7,6 +7,9 @@ mod cli {
         /// --host, --tag, --path: which snapshots.
         pub mod choice;
 
+        /// --self, --no-self: what a repository carries.
+        pub mod aboard;
+
         /// The words of prune.
         pub mod prune;
 
@@ -46,7 +49,14 @@ mod cli {
 
     /// One file for each group of commands.
     pub mod commands {
-        /// init, backup of named files.
+
+        /// completions, man, and a word to newcomers.
+        pub mod manual;
+
+        /// What a repository carries.
+        pub mod aboard;
+
+        /// init, backup.
         pub mod backup;
 
         /// backup of a management node; profile.
@@ -84,9 +94,6 @@ mod cli {
 
         /// key.
         pub mod key;
-
-        /// completions, man, and a word to newcomers.
-        pub mod manual;
 
         /// copy.
         pub mod copy;

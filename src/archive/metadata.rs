@@ -3,7 +3,10 @@
 //! Everything goes by descriptor and name, never by a long path and never through a link. ACLs and capabilities are
 //! extended attributes to Linux and are treated as such. Knows nothing of content.
 
-use crate::repo::tree::{Metadata, Owner, Time, Xattrs};
+use crate::{
+    archive::accounts,
+    repo::tree::{Metadata, Owner, Time, Xattrs},
+};
 use rustix::{
     fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags},
     io::Errno,
@@ -56,8 +59,7 @@ impl Owners {
     /// The owner of these numbers, with the names that this machine knows them by; empty where it knows none.
     pub fn named(&self, uid: u32, gid: u32) -> Arc<Owner> {
         let find = || {
-            let user = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|u| u.name.into_bytes());
-            let group = nix::unistd::Group::from_gid(gid.into()).ok().flatten().map(|g| g.name.into_bytes());
+            let (user, group) = (accounts::user_name(uid), accounts::group_name(gid));
             Arc::new(Owner { uid, gid, user: user.unwrap_or_default(), group: group.unwrap_or_default() })
         };
         Arc::clone(lock(&self.known).entry((uid, gid)).or_insert_with(find))
@@ -69,9 +71,8 @@ impl Owners {
         if !by_name {
             return (owner.uid, owner.gid);
         }
-        let uid = cached(&self.uids, &owner.user, |name| Some(nix::unistd::User::from_name(name).ok()??.uid.as_raw()));
-        let gid =
-            cached(&self.gids, &owner.group, |name| Some(nix::unistd::Group::from_name(name).ok()??.gid.as_raw()));
+        let uid = cached(&self.uids, &owner.user, accounts::uid);
+        let gid = cached(&self.gids, &owner.group, accounts::gid);
         (uid.unwrap_or(owner.uid), gid.unwrap_or(owner.gid))
     }
 }

@@ -1,6 +1,7 @@
 //! The words a person may type.
 
 use crate::cli::words::{
+    aboard::Aboard,
     capture::{Capture, Profile},
     choice::Choice,
     compare::{Diff, Find, Stats},
@@ -134,6 +135,8 @@ pub struct Init {
     /// Where the other repository's password is, if it is not the new one's
     #[arg(long, value_name = "FILE", requires = "like")]
     pub like_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub aboard: Aboard,
     /// zstd level for everything that will be stored
     #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(-7..=22), allow_negative_numbers = true)]
     pub compression: i32,
@@ -146,7 +149,8 @@ const INIT_EXAMPLES: &str = "\
 Examples:
   xsnap init --repo /media/usb
   xsnap init --repo /media/usb --encrypt
-  xsnap init --repo /media/second --encrypt --like /media/usb";
+  xsnap init --repo /media/second --encrypt --like /media/usb
+  xsnap init --repo /media/usb --self xsnap-of-aarch64";
 
 #[derive(Debug, Group)]
 #[command(after_help = BACKUP_EXAMPLES)]
@@ -193,6 +197,8 @@ pub struct Backup {
     /// Leave so much of the medium free, so that deleting always works (default: 32M, or 1 % of a small medium)
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub reserve: Option<u64>,
+    #[command(flatten)]
+    pub aboard: Aboard,
     /// Go on although nothing is mounted where the repository is
     #[arg(long)]
     pub allow_unmounted: bool,

@@ -35,8 +35,7 @@ const XCAT_FOLDER: &[u8] = b"/opt/xcat";
 /// Folders below installdir that packages fill and administrators change.
 const SCRIPTS: [&str; 4] = ["postscripts", "prescripts", "winpostscripts", "kdump"];
 /// Folders below installdir that are nobody's copy of anything.
-const OWN_FOLDERS: [&str; 8] =
-    ["custom", "postscripts", "prescripts", "post", "autoinst", "kits", "osimages", "xcat"];
+const OWN_FOLDERS: [&str; 8] = ["custom", "postscripts", "prescripts", "post", "autoinst", "kits", "osimages", "xcat"];
 
 /// What is captured, and how.
 #[derive(Debug, Default)]
@@ -137,12 +136,7 @@ pub fn require_node(machine: &Machine<'_>) -> Result<()> {
 /// # Errors
 /// `Usage` for parts and classes that are not known, and where there is no management node; those of the dump;
 /// `Interrupted`. What cannot be captured is a problem.
-pub fn plan(
-    machine: &Machine<'_>,
-    staging: &Path,
-    options: &Options,
-    progress: &dyn Progress,
-) -> Result<CapturePlan> {
+pub fn plan(machine: &Machine<'_>, staging: &Path, options: &Options, progress: &dyn Progress) -> Result<CapturePlan> {
     require_node(machine)?;
     require_known(options)?;
     let dump_options = DumpOptions { logs: options.logs, ..DumpOptions::default() };
@@ -247,7 +241,10 @@ fn require_known(options: &Options) -> Result<()> {
     let classes: BTreeSet<&str> = of_rules.chain(crate::mn::leftout::CLASSES).collect();
     if let Some(name) = options.with.iter().find(|name| !classes.contains(name.as_str())) {
         let classes: Vec<&str> = classes.into_iter().collect();
-        return Err(Error::Usage(format!("nothing of class {name} is left out; the classes are: {}", classes.join(", "))));
+        return Err(Error::Usage(format!(
+            "nothing of class {name} is left out; the classes are: {}",
+            classes.join(", ")
+        )));
     }
     Ok(())
 }
@@ -375,7 +372,8 @@ impl<'a> Work<'a> {
     }
 
     fn changes_below(&mut self, name: &str, why: &str, installed: &Installed, folders: &[Vec<u8>]) -> Result<()> {
-        let folders: Vec<Vec<u8>> = folders.iter().filter(|path| self.machine.inside.is_folder(path)).cloned().collect();
+        let folders: Vec<Vec<u8>> =
+            folders.iter().filter(|path| self.machine.inside.is_folder(path)).cloned().collect();
         if !self.is_chosen(name) || folders.is_empty() {
             return Ok(());
         }
@@ -455,8 +453,7 @@ impl<'a> Work<'a> {
             }
         }
         if installed.manager != Manager::None {
-            let changed =
-                changed_configuration(self.machine, installed, self.options.cache.as_deref(), self.progress)?;
+            let changed = changed_configuration(self.machine, installed, self.options.cache.as_deref(), self.progress)?;
             let changed = changed.changed.into_iter().filter(|path| !is_taken(path));
             seen.extend(changed.map(|path| Seen { path, why: "configuration that differs from its package's".into() }));
         }

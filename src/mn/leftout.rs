@@ -224,9 +224,8 @@ impl Rules<'_> {
     }
 
     fn is_distribution(&self, path: &[u8]) -> bool {
-        let bears = |folder: &[u8]| {
-            DISTRIBUTION_MARKS.iter().any(|mark| self.inside.exists(&[folder, b"/", *mark].concat()))
-        };
+        let bears =
+            |folder: &[u8]| DISTRIBUTION_MARKS.iter().any(|mark| self.inside.exists(&[folder, b"/", *mark].concat()));
         // SUSE's discs lie in numbered folders of the copy.
         bears(path) || (1..=3).any(|disc| bears(&[path, format!("/{disc}").as_bytes()].concat()))
     }
@@ -329,13 +328,7 @@ impl Rules<'_> {
         found
     }
 
-    fn apply(
-        &self,
-        rule: &OutRule,
-        variables: &Variables,
-        out: &mut BTreeMap<Vec<u8>, LeftOut>,
-        kept: &mut Vec<Kept>,
-    ) {
+    fn apply(&self, rule: &OutRule, variables: &Variables, out: &mut BTreeMap<Vec<u8>, LeftOut>, kept: &mut Vec<Kept>) {
         for pattern in rule.paths.iter().filter_map(|path| variables.fill(path)) {
             for path in expand(self.inside, &pattern) {
                 let followed = self.inside.follow_to(&path);

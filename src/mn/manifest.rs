@@ -315,8 +315,8 @@ impl Manifest {
     /// # Errors
     /// None that is known.
     pub fn dump(&self) -> Result<Vec<u8>> {
-        let mut bytes =
-            serde_json::to_vec_pretty(self).map_err(|e| Error::damaged("the manifest", format!("it cannot be written: {e}")))?;
+        let mut bytes = serde_json::to_vec_pretty(self)
+            .map_err(|e| Error::damaged("the manifest", format!("it cannot be written: {e}")))?;
         bytes.push(b'\n');
         Ok(bytes)
     }

@@ -108,7 +108,11 @@ impl<'a> Finder<'a> {
             Ok(stat) => {
                 let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
                 if is_needed && is_folder && inside.names(&root.real).is_ok_and(|names| names.is_empty()) {
-                    self.problem(path, "take", "it is empty; on the passive node of an HA pair, capture the active one");
+                    self.problem(
+                        path,
+                        "take",
+                        "it is empty; on the passive node of an HA pair, capture the active one",
+                    );
                 }
                 self.look_at_mounts(&root);
                 Some(root)
@@ -134,7 +138,8 @@ impl<'a> Finder<'a> {
 
     /// A root that fstab has a file system for which is not mounted holds something else than it should.
     fn look_at_mounts(&mut self, root: &Root) {
-        let touches = |at: &[u8]| at != b"/" && (at == root.real || is_below(&root.real, at) || is_below(at, &root.real));
+        let touches =
+            |at: &[u8]| at != b"/" && (at == root.real || is_below(&root.real, at) || is_below(at, &root.real));
         let missing: Vec<(Vec<u8>, Vec<u8>)> = self
             .mounts
             .not_mounted(&self.machine.inside)

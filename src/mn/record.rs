@@ -212,11 +212,8 @@ fn database_words(plan: &CapturePlan) -> DatabaseWords {
 }
 
 fn unit_words(system: &units::System) -> Vec<UnitWords> {
-    let word = |unit: &units::Unit| UnitWords {
-        name: unit.name.clone(),
-        enabled: unit.enabled.clone(),
-        active: unit.active,
-    };
+    let word =
+        |unit: &units::Unit| UnitWords { name: unit.name.clone(), enabled: unit.enabled.clone(), active: unit.active };
     system.units.iter().map(word).collect()
 }
 
@@ -301,7 +298,8 @@ fn packages(
     let mut options = options.clone();
     let installdir = plan.dump.tables.site("installdir").filter(|dir| dir.starts_with('/'));
     options.install_folder = installdir.unwrap_or_else(|| "/install".into()).into_bytes();
-    let folders = plan.dump.tables.enabled("linuximage").filter_map(|row| row.value(PACKAGE_FOLDERS).map(<[u8]>::to_vec));
+    let folders =
+        plan.dump.tables.enabled("linuximage").filter_map(|row| row.value(PACKAGE_FOLDERS).map(<[u8]>::to_vec));
     options.folders = folders.filter(|folder| folder.starts_with(b"/")).collect::<BTreeSet<_>>().into_iter().collect();
     if dry_run {
         let outlook = outlook(machine, &wanted, &options, progress)?;

@@ -6,7 +6,7 @@
 use crate::{
     id::{ObjectName, random},
     storage::{
-        filesystem,
+        aboard, filesystem,
         object::{Folder, Guard, Listed, LockMode, Locking, Room, Storage, Upload},
     },
 };
@@ -247,7 +247,7 @@ impl Storage for LocalStorage {
             entries => {
                 for entry in entries? {
                     let name = entry?.file_name().to_string_lossy().into_owned();
-                    if !own(&name) && !of_the_medium(&name) {
+                    if !own(&name) && !of_the_medium(&name) && !aboard::is_own(&self.root, &name) {
                         return Ok(true);
                     }
                 }

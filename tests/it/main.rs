@@ -12,6 +12,8 @@
 
 mod attacked_records;
 
+mod aboard;
+
 mod attacks;
 
 mod bad_sectors;

@@ -20,10 +20,12 @@ fn ci_runs_the_test_command_of_the_readme() {
 fn every_command_of_the_readme_works_as_printed() {
     let folder = tempfile::tempdir().unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_xsnap")).parent().unwrap().to_str().unwrap();
-    let build = "cargo build --release --locked && ";
+    let build = "RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked \
+                 --target \"$(uname -m)-unknown-linux-gnu\" && ";
+    let built = "$PWD/target/$(uname -m)-unknown-linux-gnu/release";
     let text: String = blocks().into_iter().filter(|block| !block.contains("cargo test")).collect();
     assert!(text.contains(build) && text.contains("xsnap check --read-data"));
-    let text = text.replace(build, "").replace("$PWD/target/release", program).replace("target/release", program);
+    let text = text.replace(build, "").replace(built, program);
     let text = text.replace("/tmp/xsnap-demo", folder.path().to_str().unwrap());
     let run = Command::new("bash").arg("-euxc").arg(&text).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
     assert!(run.status.success(), "{}\n{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));

@@ -2,6 +2,7 @@
 
 use crate::cli::{
     args::{Backup, Init},
+    commands::aboard::Cargo,
     render::{clean, count, json_bytes, size},
     session::{Session, normal_path, now, password_of_file, shown},
 };
@@ -47,6 +48,7 @@ struct JsonInit {
 pub fn init(session: &Session<'_>, words: &Init) -> Result<u8> {
     let path = session.repo_path()?;
     session.refuse_unmounted(path, words.allow_unmounted)?;
+    let cargo = Cargo::read(&words.aboard)?;
     let storage = session.storage()?;
     let mut config = Config { level: words.compression, ..Config::default() };
     let given = session.given_password()?;
@@ -61,7 +63,9 @@ pub fn init(session: &Session<'_>, words: &Init) -> Result<u8> {
         None if words.encrypt => Some(session.ask_new_password("Password for the new repository: ")?),
         None => None,
     };
-    make(session, storage, InitOptions { config, password, naming, cost: Cost::DEFAULT }).map(|_| 0)
+    make(session, storage, InitOptions { config, password, naming, cost: Cost::DEFAULT })?;
+    cargo.load(session, path)?;
+    Ok(0)
 }
 
 /// What the other repository names its blobs by, and where it cuts.
@@ -109,7 +113,7 @@ pub fn make(session: &Session<'_>, storage: Arc<dyn Storage>, options: InitOptio
 }
 
 /// Opens the repository, or makes it where there is none, but not for a dry run, which writes nothing.
-pub fn open_or_make(session: &Session<'_>, words: &Backup) -> Result<Repository> {
+pub fn open_or_make(session: &Session<'_>, words: &Backup, cargo: &Cargo) -> Result<Repository> {
     let path = session.repo_path()?;
     session.refuse_unmounted(path, words.allow_unmounted)?;
     let storage = session.storage()?;
@@ -124,11 +128,10 @@ pub fn open_or_make(session: &Session<'_>, words: &Backup) -> Result<Repository>
     if password.is_none() && std::io::stdin().is_terminal() && !is_confirmed(path)? {
         bail!(Error::Usage("nothing was made; `xsnap init --encrypt` makes an encrypted repository".into()));
     }
-    make(
-        session,
-        storage,
-        InitOptions { config: Config::default(), password, naming: Naming::Own, cost: Cost::DEFAULT },
-    )
+    let options = InitOptions { config: Config::default(), password, naming: Naming::Own, cost: Cost::DEFAULT };
+    let made = make(session, storage, options)?;
+    cargo.load(session, path)?;
+    Ok(made)
 }
 
 /// Asks whether a repository that is not encrypted is to be made.
@@ -145,7 +148,8 @@ pub fn is_confirmed(path: &Path) -> Result<bool> {
 /// Takes a snapshot.
 pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
     let mut request = request(session, words)?;
-    let mut repository = open_or_make(session, words)?;
+    let cargo = Cargo::read(&words.aboard)?;
+    let mut repository = open_or_make(session, words, &cargo)?;
     request.skip = own_folder(session)?;
     session.screen.begin("backup");
     let made = match &words.stdin {
@@ -159,17 +163,25 @@ pub fn backup(session: &Session<'_>, words: &Backup) -> Result<u8> {
     if words.stdin.is_some() && snapshot.counts.bytes == 0 {
         session.screen.note("the standard input was empty: the snapshot holds an empty file");
     }
-    finish(session, &repository, &snapshot, words)
+    finish(session, (&repository, &cargo), &snapshot, words)
 }
 
-/// Tells what came of a backup; returns its exit code.
+/// Tells what came of a backup, and refreshes what the repository carries; returns the exit code.
 ///
 /// # Errors
 /// Those of the screen.
-pub fn finish(session: &Session<'_>, repository: &Repository, snapshot: &Snapshot, words: &Backup) -> Result<u8> {
+pub fn finish(
+    session: &Session<'_>,
+    (repository, cargo): (&Repository, &Cargo),
+    snapshot: &Snapshot,
+    words: &Backup,
+) -> Result<u8> {
     // What the medium cannot promise may have turned out only while writing.
     repository.notes().iter().for_each(|note| session.screen.note(note));
     report(session, snapshot, words)?;
+    if !words.dry_run {
+        cargo.refresh(session, session.repo_path()?)?;
+    }
     Ok(if snapshot.complete { 0 } else { 3 })
 }
 

@@ -2,7 +2,10 @@
 
 use crate::cli::{
     args::Backup,
-    commands::backup::{finish, open_or_make, own_folder, request_of},
+    commands::{
+        aboard::Cargo,
+        backup::{finish, open_or_make, own_folder, request_of},
+    },
     render::{JsonBytes, clean, count, json_bytes, size},
     session::{Session, shown},
     words::capture::{Capture, Profile as ProfileWords},
@@ -80,13 +83,15 @@ pub fn capture(session: &Session<'_>, words: &Backup) -> Result<u8> {
         order: words.capture.order.clone().unwrap_or_default(),
         program: concat!("xsnap ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    let recorded = record(&machine, &mut plan, (&options, &supply), &naming, staging.path(), words.dry_run, session.screen)?;
+    let recorded =
+        record(&machine, &mut plan, (&options, &supply), &naming, staging.path(), words.dry_run, session.screen)?;
     if words.dry_run {
         show(session, &plan)?;
         return Ok(if plan.problems.is_empty() { 0 } else { 3 });
     }
     let (host, cluster) = (recorded.host, recorded.cluster);
-    let mut repository = open_or_make(session, words)?;
+    let cargo = Cargo::read(&words.aboard)?;
+    let mut repository = open_or_make(session, words, &cargo)?;
     if !repository.is_encrypted() {
         session.screen.note(
             "the repository is not encrypted: whoever has it has this cluster's private keys and passwords \
@@ -102,7 +107,7 @@ pub fn capture(session: &Session<'_>, words: &Backup) -> Result<u8> {
     session.screen.end();
     let snapshot = made?;
     tell(session, &plan)?;
-    finish(session, &repository, &snapshot, words)
+    finish(session, (&repository, &cargo), &snapshot, words)
 }
 
 fn request(
@@ -284,7 +289,8 @@ fn tell(session: &Session<'_>, plan: &CapturePlan) -> Result<()> {
         let what = count(plan.problems.len() as u64, "thing");
         session.screen.alarm(&format!("not everything can be captured; {what}:"))?;
         for problem in &plan.problems {
-            let line = format!("  cannot {} {}: {}", problem.verb, clean(&problem.path), clean(problem.cause.as_bytes()));
+            let line =
+                format!("  cannot {} {}: {}", problem.verb, clean(&problem.path), clean(problem.cause.as_bytes()));
             session.screen.alarm(&line)?;
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::cli::{
     args::Check,
+    commands::aboard::tell_damaged,
     render::{JsonBytes, clean, count, json_bytes, size},
     session::Session,
 };
@@ -63,7 +64,8 @@ pub fn check(session: &Session<'_>, words: &Check) -> Result<u8> {
     if report.touched.len() > MAX_NAMED {
         session.screen.say(&format!("… and {} files more", report.touched.len() - MAX_NAMED))?;
     }
-    conclude(session, &report, read)
+    let are_programs_damaged = tell_damaged(session, session.repo_path()?)?;
+    Ok(conclude(session, &report, read)?.max(are_programs_damaged.into()))
 }
 
 fn look(session: &Session<'_>, read: ReadData) -> Result<Report> {

@@ -2,6 +2,7 @@
 
 use crate::cli::{
     commands::{
+        aboard::Cargo,
         backup::{is_confirmed, make},
         show::keep_latest,
     },
@@ -173,6 +174,7 @@ fn open_or_make(
     source: &Repository,
     access: Access,
 ) -> Result<(Repository, bool)> {
+    let cargo = Cargo::read(&words.aboard)?;
     let path = words.to.as_path();
     session.refuse_unmounted(path, words.allow_unmounted)?;
     if path.metadata().is_ok_and(|m| !m.is_dir()) {
@@ -205,7 +207,9 @@ fn open_or_make(
         source.is_encrypted() == password.is_some() && (words.choice.cluster.is_none() || password.is_none());
     let naming = if is_shared { Naming::Like(likeness.0) } else { Naming::Own };
     let config = Config { chunks: likeness.1, ..Config::default() };
-    Ok((make(session, storage, InitOptions { config, password, naming, cost: Cost::DEFAULT })?, true))
+    let made = make(session, storage, InitOptions { config, password, naming, cost: Cost::DEFAULT })?;
+    cargo.load(session, path)?;
+    Ok((made, true))
 }
 
 /// Copies in one direction, and says what came of it.

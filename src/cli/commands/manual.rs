@@ -84,6 +84,19 @@ fn pages() -> Result<Vec<(String, Vec<u8>)>> {
     Ok(pages)
 }
 
+/// The manual as one plain text, for whoever has no `man`: what --help says of the program and of every command.
+pub fn text() -> String {
+    let mut program = Args::command().term_width(100);
+    program.build();
+    let (mut text, mut left) = (String::new(), vec![program]);
+    while let Some(mut command) = left.pop() {
+        let name = command.get_bin_name().unwrap_or("xsnap").to_owned();
+        text.push_str(&format!("{name}\n{}\n\n{}\n\n", "=".repeat(name.len()), command.render_long_help()));
+        left.extend(command.get_subcommands().filter(|c| !c.is_hide_set()).cloned());
+    }
+    text
+}
+
 /// What a command's page is called: `xsnap-key-add`.
 fn page_name(command: &Command) -> String {
     command.get_bin_name().unwrap_or("xsnap").replace(' ', "-")

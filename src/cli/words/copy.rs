@@ -1,6 +1,6 @@
 //! The words of copy.
 
-use crate::cli::words::{choice::Choice, prune::parse_size};
+use crate::cli::words::{aboard::Aboard, choice::Choice, prune::parse_size};
 use clap::Args as Group;
 use std::path::PathBuf;
 
@@ -43,6 +43,8 @@ pub struct Copy {
     /// Leave so much of the medium free, so that deleting always works (default: 32M, or 1 % of a small medium)
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub reserve: Option<u64>,
+    #[command(flatten)]
+    pub aboard: Aboard,
     /// Go on although nothing is mounted there
     #[arg(long)]
     pub allow_unmounted: bool,
