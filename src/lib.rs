@@ -242,6 +242,9 @@ pub mod mn {
     /// Programs of this machine: the only place that starts any.
     pub mod host;
 
+    /// Programs of the administrator's around a capture or an import.
+    pub mod hooks;
+
     /// The machine that is captured.
     pub mod machine;
 

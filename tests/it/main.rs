@@ -38,6 +38,8 @@ mod damage;
 
 mod faults;
 
+mod hooks;
+
 mod hostile;
 
 mod hostile_bytes;
