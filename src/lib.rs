@@ -245,6 +245,9 @@ pub mod mn {
     /// Programs of the administrator's around a capture or an import.
     pub mod hooks;
 
+    /// A snapshot every night: a systemd service and timer.
+    pub mod schedule;
+
     /// The machine that is captured.
     pub mod machine;
 

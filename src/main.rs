@@ -36,6 +36,9 @@ mod cli {
 
         /// The words of copy.
         pub mod copy;
+
+        /// schedule, status.
+        pub mod schedule;
     }
 
     /// The words a person may type.
@@ -97,6 +100,12 @@ mod cli {
 
         /// copy.
         pub mod copy;
+
+        /// schedule.
+        pub mod schedule;
+
+        /// status.
+        pub mod status;
     }
 }
 
@@ -155,6 +164,8 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Medium(words) => commands::medium::medium(&session, words),
         Command::Key(words) => commands::key::key(&session, words),
         Command::Profile(words) => commands::capture::profile(&session, words),
+        Command::Schedule(words) => commands::schedule::schedule(&session, words),
+        Command::Status(words) => commands::status::status(&session, words),
         Command::Completions(words) => commands::manual::completions(&session, words),
         Command::Man(words) => commands::manual::man(&session, words),
     }

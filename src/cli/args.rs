@@ -10,6 +10,7 @@ use crate::cli::words::{
     medium::Medium,
     prune::{Prune, parse_size},
     repair::Repair,
+    schedule::{Schedule, Status},
 };
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use std::{ffi::OsString, path::PathBuf};
@@ -112,6 +113,10 @@ pub enum Command {
     /// The rules of a capture
     #[command(subcommand, disable_help_subcommand = true)]
     Profile(Profile),
+    /// Have a snapshot made every night
+    Schedule(Box<Schedule>),
+    /// Say when the last good snapshot was made
+    Status(Status),
     /// Write what makes a shell complete these words
     Completions(manual::Completions),
     /// Write the manual pages
@@ -197,6 +202,9 @@ pub struct Backup {
     /// Leave so much of the medium free, so that deleting always works (default: 32M, or 1 % of a small medium)
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub reserve: Option<u64>,
+    /// The repository must be there: make none
+    #[arg(long)]
+    pub existing: bool,
     #[command(flatten)]
     pub aboard: Aboard,
     /// Go on although nothing is mounted where the repository is

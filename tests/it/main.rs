@@ -106,6 +106,8 @@ mod cli_repair;
 
 mod cli_compare;
 
+mod schedule;
+
 mod shelf_figures;
 
 mod view;

@@ -121,7 +121,7 @@ pub fn open_or_make(session: &Session<'_>, words: &Backup, cargo: &Cargo) -> Res
         let access = if words.dry_run { Access::Read } else { Access::Write };
         return session.open_at(storage, access);
     }
-    if words.dry_run {
+    if words.dry_run || words.existing {
         bail!(Error::NoRepository { location: storage.location() });
     }
     let password = session.given_password()?;
