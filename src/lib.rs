@@ -359,9 +359,6 @@ pub mod mn {
     /// Every file that a table names.
     pub mod named;
 
-    /// Services, and what SELinux and firewall do.
-    pub mod units;
-
     /// A private folder for what is made on the way.
     pub mod staging;
 

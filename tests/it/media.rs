@@ -1,6 +1,7 @@
 //! Media that cannot be written, fill up, or are let go of in the middle; several runs at once; and what an encrypted
 //! repository gives away.
 
+use crate::aboard;
 use crate::support::{
     edits::random_edits,
     mounted::Mounted,
@@ -12,8 +13,10 @@ use crate::support::{
     tree::random_tree,
 };
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
+    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -89,6 +92,49 @@ fn a_repository_in_a_squashfs_image_can_be_read() {
     let mounted = Mounted::image(&image, &seen);
     read_everything(&seen, &source, None);
     drop(mounted);
+}
+
+/// What the README says to master a disc with.
+const MASTER: &str = "xorriso -as mkisofs -iso-level 3 -R -J -joliet-long -V XSNAP";
+
+#[test]
+fn a_repository_mastered_onto_an_iso_lists_and_restores_from_the_mounted_iso() {
+    if !node::privileged() || !installed("xorriso", "xorriso") || !installed("fuseiso", "fuseiso") {
+        return;
+    }
+    assert!(include_str!("../../README.md").contains(MASTER));
+    let (_place, path) = place();
+    let [source, image] = ["source", "image.iso"].map(|name| path.join(name));
+    random_tree(4, &source);
+    fs::write(source.join("known file"), "known content").unwrap();
+    for password in [None, Some("secret")] {
+        let repo = path.join(format!("repository {}", password.is_some()));
+        Store::init(repo.clone(), password).backup(&source);
+        aboard::with_stand_in(&repo);
+        let words: Vec<&str> = MASTER.split(' ').skip(1).collect();
+        let words = words.into_iter().map(OsStr::new);
+        let words: Vec<&OsStr> =
+            words.chain([OsStr::new("-quiet"), OsStr::new("-o"), image.as_os_str(), repo.as_os_str()]).collect();
+        system("xorriso", &words);
+        let seen = path.join(format!("disc {}", password.is_some()));
+        let mounted = Mounted::iso(&image, &seen);
+        assert!(fs::write(seen.join("x"), "x").is_err(), "a disc cannot be written");
+        read_everything(&seen, &source, password);
+        // It stands alone, too.
+        let script = seen.join("xsnap.sh");
+        let ran = finish(Command::new("sh").arg(&script).arg("list").env("TMPDIR", &path)).expect(7);
+        assert_eq!(ran.text().lines().next(), seen.to_str());
+        drop(mounted);
+        // And whoever takes everything off the disc has the repository again.
+        let copied = path.join(format!("copied {}", password.is_some()));
+        let words = ["-osirrox", "on", "-indev", image.to_str().unwrap(), "-extract", "/", copied.to_str().unwrap()];
+        system("xorriso", &words.map(OsStr::new));
+        let writable = ["-R", "u+w", copied.to_str().unwrap()];
+        system("chmod", &writable.map(OsStr::new));
+        let store = password.map_or_else(|| Store::open_at(&copied), |p| Store::open_with(&copied, p));
+        store.assert_whole();
+        store.backup(&source);
+    }
 }
 
 #[test]

@@ -50,6 +50,17 @@ impl Mounted {
         self.mute = None;
     }
 
+    /// The file system of a disc, by this kernel, or, where that knows none, by a program that serves it. Says loudly which.
+    pub fn iso(image: &Path, path: &Path) -> Self {
+        if std::fs::read_to_string("/proc/filesystems").unwrap().contains("iso9660") {
+            return Self::new(path, &["-t", "iso9660", "-o", "loop,ro", image.to_str().unwrap()]);
+        }
+        eprintln!("this kernel knows no iso9660: the disc is read by fuseiso");
+        std::fs::create_dir_all(path).unwrap();
+        system("fuseiso", &[image.as_os_str(), path.as_os_str()]);
+        Self { path: path.into(), mute: None }
+    }
+
     fn new(path: &Path, words: &[&str]) -> Self {
         std::fs::create_dir_all(path).unwrap();
         let words: Vec<&OsStr> = words.iter().map(OsStr::new).chain([path.as_os_str()]).collect();
