@@ -12,7 +12,7 @@ use crate::{
         database::{self, Dump, DumpOptions},
         leftout::{Decision, Kept, LeftOut, Rules, is_below, measure},
         machine::{Distribution, Machine},
-        mounts::Mounts,
+        mounts::{Mount, Mounts},
         named::{self, Named},
         packages::{Installed, Manager, Version, installed, version},
         parts::{Finder, Part, Root, sources_of},
@@ -26,6 +26,7 @@ use crate::{
 use std::{
     collections::{BTreeSet, HashSet},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// The parts that no rule of a profile finds.
@@ -36,6 +37,9 @@ const XCAT_FOLDER: &[u8] = b"/opt/xcat";
 const SCRIPTS: [&str; 4] = ["postscripts", "prescripts", "winpostscripts", "kdump"];
 /// Folders below installdir that are nobody's copy of anything.
 const OWN_FOLDERS: [&str; 8] = ["custom", "postscripts", "prescripts", "post", "autoinst", "kits", "osimages", "xcat"];
+
+/// How long a file system may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// What is captured, and how.
 #[derive(Debug, Default)]
@@ -136,12 +140,19 @@ pub fn require_node(machine: &Machine<'_>) -> Result<()> {
 /// # Errors
 /// `Usage` for parts and classes that are not known, and where there is no management node; those of the dump;
 /// `Interrupted`. What cannot be captured is a problem.
-pub fn plan(machine: &Machine<'_>, staging: &Path, options: &Options, progress: &dyn Progress) -> Result<CapturePlan> {
+pub fn plan(
+    machine: &mut Machine<'_>,
+    staging: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<CapturePlan> {
     require_node(machine)?;
     require_known(options)?;
     let dump_options = DumpOptions { logs: options.logs, ..DumpOptions::default() };
-    let dump = database::dump(machine, staging, &dump_options, progress)?;
     let mounts = Mounts::of(machine);
+    let silent = shun_silent(machine, &mounts);
+    let machine = &*machine;
+    let dump = database::dump(machine, staging, &dump_options, progress)?;
     let installed = installed(machine, staging);
     let mut work = Work::new(machine, options, &dump, &mounts, progress);
     work.profile_parts();
@@ -155,6 +166,9 @@ pub fn plan(machine: &Machine<'_>, staging: &Path, options: &Options, progress: 
         work.measure(&decision);
     }
     let Work { parts, mut hidden, finder, notes, mut problems, .. } = work;
+    hidden.extend(silent.iter().map(|problem| problem.path.clone()));
+    problems.extend(silent);
+    problems.extend(mounts.problems.iter().cloned());
     hidden.extend(dump.hidden.iter().cloned());
     hidden.extend(decision.left_out.iter().map(|out| out.path.clone()));
     problems.extend(finder.problems);
@@ -183,6 +197,19 @@ pub fn plan(machine: &Machine<'_>, staging: &Path, options: &Options, progress: 
         hidden,
         grafts,
     })
+}
+
+/// Sees to it that nobody waits for a file system whose server is gone.
+fn shun_silent(machine: &mut Machine<'_>, mounts: &Mounts) -> Vec<Problem> {
+    let silent = mounts.silent(&machine.inside, ANSWER_LIMIT);
+    let problem = |mount: &Mount| Problem {
+        path: mount.at.clone(),
+        verb: "look at".into(),
+        cause: format!("its file system did not answer within {} seconds", ANSWER_LIMIT.as_secs()),
+    };
+    let problems: Vec<Problem> = silent.into_iter().map(problem).collect();
+    problems.iter().for_each(|problem| machine.inside.shun(&problem.path));
+    problems
 }
 
 impl CapturePlan {

@@ -200,8 +200,8 @@ pub struct TableWords {
 pub struct PackageWords {
     /// Who keeps the books: `rpm`, `dpkg`, or empty.
     pub manager: String,
-    /// Everything that is installed, as `name epoch:version-release.arch`.
-    pub installed: Vec<String>,
+    /// Everything that is installed.
+    pub installed: Vec<InstalledWords>,
     /// Of these, xCAT's own.
     pub xcat: Vec<String>,
     /// Of these, what xCAT needs from elsewhere than the distributor.
@@ -212,6 +212,16 @@ pub struct PackageWords {
     pub missing: Vec<String>,
     /// Whether xCAT can be installed from this snapshot alone.
     pub installs_by_itself: bool,
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct InstalledWords {
+    /// `name epoch:version-release.arch`.
+    pub package: String,
+    /// The repository that it came from; empty where nobody knows.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub repository: String,
 }
 
 /// A package in the snapshot.

@@ -1,23 +1,20 @@
 //! The parts of a capture on the machine at hand: where each is, through which links, and what is wrong with it.
 //!
 //! A part's root may be a link or a mount of its own. The link is taken, and what lies behind it. A root that is empty,
-//! leads nowhere, does not answer, or whose file system is not mounted is a problem: the snapshot is incomplete.
+//! leads nowhere, or whose file system is not mounted is a problem: the snapshot is incomplete.
 
 use crate::{
     mn::{
         inside::Link,
         leftout::{Size, is_below},
         machine::Machine,
-        mounts::{Mounts, answers},
+        mounts::Mounts,
         profile::{Class, PartRule, Variables, expand},
     },
     repo::snapshot::Problem,
 };
 use rustix::fs::FileType;
-use std::{collections::BTreeSet, time::Duration};
-
-/// How long a file system may take to answer.
-pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+use std::collections::BTreeSet;
 
 /// Where a part is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,11 +94,6 @@ impl<'a> Finder<'a> {
     /// Where a path leads, if it leads anywhere.
     pub fn root(&mut self, path: &[u8], is_needed: bool) -> Option<Root> {
         let inside = &self.machine.inside;
-        if self.machine.is_live() && !answers(&inside.live_path(path), ANSWER_LIMIT) {
-            let limit = ANSWER_LIMIT.as_secs();
-            self.problem(path, "look at", &format!("its file system did not answer within {limit} seconds"));
-            return None;
-        }
         let followed = inside.follow(path);
         let root = Root { asked: path.to_vec(), real: followed.path, links: followed.links };
         match followed.stat {

@@ -8,9 +8,11 @@ use crate::{
         identity::{Identity, fqdn, identity},
         machine::Machine,
         manifest::{
-            AccountWords, CapturedWords, ClusterWords, DatabaseWords, FORM, LeftOutWords, MachineWords, Manifest,
-            MountWords, NicWords, PackageWords, PartWords, RootWords, TableWords, UnitWords, WhyWords, Word, XcatWords,
+            AccountWords, CapturedWords, ClusterWords, DatabaseWords, FORM, InstalledWords, LeftOutWords, MachineWords,
+            Manifest, MountWords, NicWords, PackageWords, PartWords, RootWords, TableWords, UnitWords, WhyWords, Word,
+            XcatWords,
         },
+        origins::{Source, sources, third_party},
         package::Package,
         packages::Manager,
         parts::Part,
@@ -18,7 +20,7 @@ use crate::{
         shelf::Wanted,
         supply::{Supply, gather, outlook},
         tables::Tables,
-        units,
+        units::{Services, services},
     },
     progress::Progress,
     repo::{cluster::Cluster, snapshot::Problem},
@@ -73,7 +75,7 @@ pub fn record(
     let packages = if is_chosen(options, "packages") {
         self::packages(machine, plan, supply, staging, dry_run, progress)?
     } else {
-        package_words(plan)
+        package_words(plan, &sources(machine, &plan.installed))
     };
     let domain = plan.dump.tables.site("domain").unwrap_or_default();
     let cluster = cluster(&identity, &domain, plan, words);
@@ -126,7 +128,7 @@ fn manifest(
     cluster: &Cluster,
     packages: PackageWords,
 ) -> Manifest {
-    let system = units::system(machine);
+    let services = services(machine);
     Manifest {
         form: FORM,
         program: words.program.clone(),
@@ -137,14 +139,14 @@ fn manifest(
             serials: cluster.serials.clone(),
             nodes: cluster.nodes,
         },
-        machine: machine_words(plan, identity, domain, &system),
+        machine: machine_words(plan, identity, domain, &services),
         xcat: plan.xcat.as_ref().map_or_else(XcatWords::default, |version| XcatWords {
             version: version.number.clone(),
             commit: version.commit.clone(),
         }),
         database: database_words(plan),
         packages,
-        units: unit_words(&system),
+        units: unit_words(&services),
         accounts: account_words(plan),
         parts: plan.parts.iter().map(part_words).collect(),
         left_out: plan.left_out.iter().map(left_out_words).collect(),
@@ -153,7 +155,7 @@ fn manifest(
     }
 }
 
-fn machine_words(plan: &CapturePlan, identity: &Identity, domain: String, system: &units::System) -> MachineWords {
+fn machine_words(plan: &CapturePlan, identity: &Identity, domain: String, services: &Services) -> MachineWords {
     let mounts = plan.mounts.mounted.iter().filter(|mount| !mount.is_pseudo() && !mount.is_memory());
     let network = identity.nics.iter().map(|nic| NicWords {
         name: nic.name.clone(),
@@ -177,8 +179,8 @@ fn machine_words(plan: &CapturePlan, identity: &Identity, domain: String, system
                 needed_bytes: plan.needed_bytes(&mount.at),
             })
             .collect(),
-        selinux: system.selinux.clone(),
-        firewall: system.firewall.clone(),
+        selinux: services.selinux.clone(),
+        firewall: services.firewalls().map(|unit| unit.name.as_str()).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -211,10 +213,13 @@ fn database_words(plan: &CapturePlan) -> DatabaseWords {
     }
 }
 
-fn unit_words(system: &units::System) -> Vec<UnitWords> {
-    let word =
-        |unit: &units::Unit| UnitWords { name: unit.name.clone(), enabled: unit.enabled.clone(), active: unit.active };
-    system.units.iter().map(word).collect()
+fn unit_words(services: &Services) -> Vec<UnitWords> {
+    let word = |unit: &crate::mn::units::Unit| UnitWords {
+        name: unit.name.clone(),
+        enabled: unit.enabled.clone(),
+        active: unit.active,
+    };
+    services.units.iter().map(word).collect()
 }
 
 fn account_words(plan: &CapturePlan) -> Vec<AccountWords> {
@@ -257,7 +262,7 @@ fn left_out_words(out: &crate::mn::leftout::LeftOut) -> LeftOutWords {
 }
 
 /// What is installed, for the manifest.
-fn package_words(plan: &CapturePlan) -> PackageWords {
+fn package_words(plan: &CapturePlan, sources: &[Source]) -> PackageWords {
     let names = |packages: &[&Package]| packages.iter().map(|p| p.full_name()).collect::<Vec<_>>();
     let xcat = plan.installed.xcat();
     PackageWords {
@@ -266,9 +271,22 @@ fn package_words(plan: &CapturePlan) -> PackageWords {
             Manager::Dpkg => "dpkg".into(),
             Manager::None => String::new(),
         },
-        installed: plan.installed.packages.iter().map(Package::full_name).collect(),
+        installed: plan
+            .installed
+            .packages
+            .iter()
+            .enumerate()
+            .map(|(at, package)| installed_words(package, sources.get(at)))
+            .collect(),
         xcat: names(&[xcat.core, xcat.dependencies].concat()),
         ..PackageWords::default()
+    }
+}
+
+fn installed_words(package: &Package, source: Option<&Source>) -> InstalledWords {
+    InstalledWords {
+        package: package.full_name(),
+        repository: source.map(|source| source.repository.clone()).unwrap_or_default(),
     }
 }
 
@@ -281,8 +299,14 @@ fn packages(
     dry_run: bool,
     progress: &dyn Progress,
 ) -> Result<PackageWords> {
-    let mut words = package_words(plan);
-    let foreign: Vec<&Package> = Vec::new();
+    let sources = sources(machine, &plan.installed);
+    let mut words = package_words(plan, &sources);
+    let places = third_party(machine, &plan.installed, &sources).unwrap_or_else(|e| {
+        let (path, verb) = (b"/var/lib/rpm".to_vec(), "find out what xCAT needs of others from".to_owned());
+        plan.problems.push(Problem { path, verb, cause: e.to_string() });
+        Vec::new()
+    });
+    let foreign: Vec<&Package> = places.iter().filter_map(|at| plan.installed.packages.get(*at)).collect();
     words.foreign = foreign.iter().map(|package| package.full_name()).collect();
     let xcat = plan.installed.xcat();
     if plan.installed.manager == Manager::None {

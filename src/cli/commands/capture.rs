@@ -51,7 +51,7 @@ pub fn profile(session: &Session<'_>, words: &ProfileWords) -> Result<u8> {
 /// Captures a management node.
 pub fn capture(session: &Session<'_>, words: &Backup) -> Result<u8> {
     let programs = OwnPrograms;
-    let machine = match &words.capture.root {
+    let mut machine = match &words.capture.root {
         Some(root) => Machine::mounted(root, &programs)?,
         None => Machine::this(&programs)?,
     };
@@ -66,7 +66,7 @@ pub fn capture(session: &Session<'_>, words: &Backup) -> Result<u8> {
     options.measure = words.dry_run;
     options.cache = machine.is_live().then(|| PathBuf::from(CACHE));
     session.screen.begin("capture");
-    let planned = plan(&machine, staging.path(), &options, session.screen);
+    let planned = plan(&mut machine, staging.path(), &options, session.screen);
     session.screen.end();
     let mut plan = planned?;
     let supply = SupplyOptions {
