@@ -8,6 +8,7 @@
 use crate::{
     mn::{
         identity::host_name,
+        included::{includes, settled},
         inside::Inside,
         machine::{MAX_FILE_BYTES, Machine},
         synclist::{self, Synclist},
@@ -44,6 +45,8 @@ enum Form {
     Lists,
     /// Programs with their arguments, with commas between.
     Programs,
+    /// Perl modules, which without a folder are xCAT's own, and commands.
+    Callbacks,
     /// Files with `s:`, `d:` or `c:` in front, which tell what they are for.
     Partitions,
     /// Files with `dud:` or `rpm:` in front.
@@ -86,7 +89,7 @@ const COLUMNS: [(&str, &str, &str, Form); 29] = [
     ("litetree", "priority", "directory", Form::OnHost),
     ("statelite", "node", "statemnt", Form::OnHost),
     ("firmware", "node", "cfgfile", Form::Files),
-    ("notification", "filename", "filename", Form::Files),
+    ("notification", "filename", "filename", Form::Callbacks),
     ("postscripts", "node", "postscripts", Form::Postscripts),
     ("postscripts", "node", "postbootscripts", Form::Postscripts),
     ("prescripts", "node", "begin", Form::Prescripts),
@@ -204,6 +207,7 @@ impl Search<'_> {
                 Form::Templates => self.list(entry, true, origin),
                 Form::Lists => self.list(entry, false, origin),
                 Form::Programs => self.path(first_word(entry), origin),
+                Form::Callbacks => self.callback(entry, origin),
                 Form::Partitions => self.path(without(entry, &["s:", "d:", "c:"]), origin),
                 Form::Drivers => self.path(without(entry, &["dud:", "rpm:"]), origin),
                 Form::Synclists => self.synclist(entry, origin),
@@ -277,6 +281,8 @@ impl Search<'_> {
         }
         let top = clean(entry);
         let base = folder_of(&top);
+        let installdir = self.installdir.clone();
+        let variables = [("XCATROOT", XCATROOT), ("INSTALLDIR", installdir.as_slice())];
         let mut open = vec![(top, origin.clone())];
         while let Some((path, origin)) = open.pop() {
             self.path(&path, &origin);
@@ -291,7 +297,7 @@ impl Search<'_> {
                 }
             };
             let through = origin.through(String::from_utf8_lossy(&path).into_owned());
-            for name in includes(&self.settled(&text), is_template) {
+            for name in includes(&settled(&text, &variables), is_template) {
                 if name.iter().any(|b| matches!(b, b'$' | b'#')) {
                     self.tell(&name, "follow", "only xCAT could tell what it stands for", &through);
                     continue;
@@ -300,17 +306,6 @@ impl Search<'_> {
                 open.push((clean(&full), through.clone()));
             }
         }
-    }
-
-    /// A text with those of xCAT's variables put in that are the same for every node.
-    fn settled(&self, text: &[u8]) -> Vec<u8> {
-        let mut text = text.to_vec();
-        for (name, value) in [("XCATROOT", XCATROOT), ("INSTALLDIR", &self.installdir)] {
-            for form in [format!("#ENV:{name}#"), format!("${{{name}}}"), format!("${name}")] {
-                text = replace(&text, form.as_bytes(), value);
-            }
-        }
-        text
     }
 
     fn synclist(&mut self, entry: &[u8], origin: &Origin<'_>) {
@@ -374,6 +369,16 @@ impl Search<'_> {
         }
     }
 
+    /// Takes what is called when a table changes. A command without a folder is looked for by the shell, and is the system's.
+    fn callback(&mut self, entry: &[u8], origin: &Origin<'_>) {
+        let word = first_word(entry);
+        if word.starts_with(b"/") {
+            self.path(word, origin);
+        } else if word.ends_with(b".pm") {
+            self.path(&[XCATROOT, b"/lib/perl/xCAT_monitoring/", word].concat(), origin);
+        }
+    }
+
     /// Looks for a script in its folder; the folder is another part, and is itself told of where it lacks.
     fn script(&mut self, folder: &[u8], name: &[u8], origin: &Origin<'_>) {
         let folder = [self.installdir.as_slice(), b"/", folder].concat();
@@ -422,33 +427,6 @@ fn own_hosts(machine: &Machine<'_>, tables: &Tables) -> BTreeSet<Vec<u8>> {
     hosts
 }
 
-/// The names that a list includes: `#INCLUDE:name#`, and for SLES `#INCLUDE_PKGLIST:name#` and its like.
-fn includes(text: &[u8], is_template: bool) -> Vec<Vec<u8>> {
-    const WORD: &[u8] = b"#INCLUDE";
-    let mut names = Vec::new();
-    for line in text.split(|b| *b == b'\n') {
-        let begin = line.trim_ascii_start();
-        if !is_template && begin.starts_with(b"#") && !begin.starts_with(WORD) {
-            continue;
-        }
-        for at in 0..line.len() {
-            let Some(rest) = line.get(at..).and_then(|rest| rest.strip_prefix(WORD)) else { continue };
-            let mut kinds = ["_PKGLIST:", "_PTRNLIST:", "_RMPKGLIST:", ":"].iter();
-            let Some(rest) = kinds.find_map(|kind| rest.strip_prefix(kind.as_bytes())) else { continue };
-            // A variable that was not put in has the same sign around it as the whole.
-            let from = if rest.starts_with(b"#ENV:") {
-                rest.iter().skip(1).position(|b| *b == b'#').map_or(0, |n| n + 2)
-            } else {
-                0
-            };
-            let end = rest.iter().skip(from).position(|b| matches!(b, b'#' | b'^')).map(|end| from + end);
-            let name = end.filter(|end| rest.get(*end) == Some(&b'#')).and_then(|end| rest.get(..end));
-            names.extend(name.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()).map(<[u8]>::to_vec));
-        }
-    }
-    names
-}
-
 /// Whether a path is a URL or on another host.
 fn is_elsewhere(path: &[u8]) -> bool {
     let is_host = |before: &[u8]| !before.is_empty() && !before.contains(&b'/');
@@ -484,17 +462,6 @@ fn folder_of(path: &[u8]) -> Vec<u8> {
 
 fn is_below(path: &[u8], folder: &[u8]) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-}
-
-fn replace(text: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
-    let (mut done, mut rest) = (Vec::with_capacity(text.len()), text);
-    while let Some(at) = rest.windows(from.len()).position(|window| window == from) {
-        done.extend_from_slice(rest.get(..at).unwrap_or_default());
-        done.extend_from_slice(to);
-        rest = rest.get(at + from.len()..).unwrap_or_default();
-    }
-    done.extend_from_slice(rest);
-    done
 }
 
 #[cfg(test)]
@@ -554,13 +521,17 @@ mod tests {
         symlink("/", dir.path().join("whole")).unwrap();
         let (name, column) = column.split_once('.').unwrap();
         let key = COLUMNS.iter().find(|(t, _, c, _)| (*t, *c) == (name, column)).unwrap().1;
-        let (found, told_of) =
-            run(dir.path(), vec![table(name, &[&format!("{key}¦{column}"), &format!("row¦{value}")])]);
+        // A column may be its own key.
+        let (header, line, row) = match key == column {
+            true => (column.to_owned(), value.to_owned(), value),
+            false => (format!("{key}¦{column}"), format!("row¦{value}"), "row"),
+        };
+        let (found, told_of) = run(dir.path(), vec![table(name, &[&header, &line])]);
         assert_eq!(paths(&found), expected, "{value}");
         let told = told(&told_of);
         assert_eq!(told.len(), problems.len(), "{value}: {told:?}");
         problems.iter().for_each(|part| assert!(told.iter().any(|t| t.contains(part)), "{part}: {told:?}"));
-        let who = format!("named by {name}.{column} of row");
+        let who = format!("named by {name}.{column} of {row}");
         assert!(told.iter().all(|t| t.contains(&who)), "{told:?}");
     }
 
@@ -588,6 +559,9 @@ mod tests {
             &["/a/one", "/a/sub/three", "/a/two"],
             &[],
         );
+        one("notification.filename", "logger -t x", &[], &[]);
+        one("notification.filename", "/a/one x", &["/a/one"], &[]);
+        one("notification.filename", "some.pm", &[], &["/opt/xcat/lib/perl/xCAT_monitoring/some.pm"]);
         one("kit.kitdir", "/a/sub", &["/a/sub"], &[]);
         one("kitrepo.kitrepodir", "/gone", &[], &["/gone"]);
         one("zone.sshkeydir", "/a/sub", &["/a/sub"], &[]);
