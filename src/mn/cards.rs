@@ -46,8 +46,8 @@ pub fn cards(inside: &Inside) -> Vec<Card> {
 /// The last value that a file of shell assignments gives a name, without its quotes.
 pub fn assigned(text: &[u8], name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(text);
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
-    let value = values.last()?.trim();
+    let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
+    let value = values.next_back()?.trim();
     let bare = value.strip_prefix(['"', '\'']).map(|rest| rest.split(['"', '\'']).next().unwrap_or(rest));
     let bare = bare.unwrap_or_else(|| value.split_whitespace().next().unwrap_or_default());
     Some(bare.to_owned()).filter(|value| !value.is_empty())

@@ -161,8 +161,11 @@ fn braces(word: Vec<u8>) -> Result<Vec<Vec<u8>>, String> {
     Ok(done)
 }
 
+/// What is before a brace, the choices that it encloses, and what is after it.
+type Braces<'a> = (&'a [u8], Vec<&'a [u8]>, &'a [u8]);
+
 /// A word at its first brace that encloses a comma: what is before, the choices, what is after.
-fn split_braces(word: &[u8]) -> Option<(&[u8], Vec<&[u8]>, &[u8])> {
+fn split_braces(word: &[u8]) -> Option<Braces<'_>> {
     let mut begin = 0;
     while begin < word.len() {
         match word.get(begin)? {
