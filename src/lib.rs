@@ -329,6 +329,9 @@ pub mod mn {
     /// What a repository of Debian packages offers.
     pub mod index_deb;
 
+    /// Lists of places that offer the same repository.
+    pub mod mirrors;
+
     /// Folders of packages: found, read, proved.
     pub mod stock;
 
@@ -344,8 +347,14 @@ pub mod mn {
     /// The metadata of Debian packages made anew.
     pub mod metadata_deb;
 
+    /// Where packages come from.
+    pub mod origin;
+
     /// Where wanted packages are to be had.
     pub mod search;
+
+    /// A folder to install from, as a snapshot holds it.
+    pub mod stored;
 
     /// The packages that a machine can be made of again.
     pub mod supply;

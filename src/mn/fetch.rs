@@ -3,7 +3,8 @@
 
 use crate::{
     mn::{
-        digest::{Digest, Hashing},
+        digest::{Algorithm, Digest, Hashing},
+        index_rpm::REPOMD,
         shelf::{Offered, Shelf, bad, below},
     },
     progress::{Event, Progress},
@@ -281,6 +282,8 @@ pub struct Remote<'a> {
     pub url: String,
     /// The folder that it is fetched into.
     pub into: PathBuf,
+    /// What its `repodata/repomd.xml` must be one of, where a list of places says so.
+    pub digests: &'a [Digest],
     /// Who is told.
     pub progress: &'a dyn Progress,
 }
@@ -318,6 +321,13 @@ impl Shelf for Remote<'_> {
         let to = self.into.join(path);
         if !to.exists() && !self.client.fetch(&self.url_of(path), &to, Expected::default(), self.progress)? {
             return Ok(None);
+        }
+        let file = File::open(&to)?;
+        if path == REPOMD && !self.digests.is_empty() {
+            let (_, found) = Hashing::new(&file, &[Algorithm::Sha256]).finish()?;
+            if !self.digests.iter().any(|digest| found.first() == Some(&digest.hex)) {
+                return Err(bad("it is not what the list of its places says: its digest is another"));
+            }
         }
         Ok(Some(Box::new(File::open(to)?)))
     }

@@ -43,7 +43,10 @@ fn attribute(start: &BytesStart<'_>, name: &str) -> io::Result<Option<String>> {
 
 /// Goes through the elements of a document: tells `on_start` each, and `on_end` each with the text that it directly
 /// holds. A document that ends within an element is damaged.
-fn elements(
+///
+/// # Errors
+/// `InvalidData` where it is damaged; else what the stream and the two say.
+pub fn elements(
     from: &mut dyn BufRead,
     mut on_start: impl FnMut(&str, &BytesStart<'_>) -> io::Result<()>,
     mut on_end: impl FnMut(&str, &str) -> io::Result<()>,

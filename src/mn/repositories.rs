@@ -98,9 +98,18 @@ impl Location {
     pub fn shown(&self) -> String {
         match self {
             Self::Folder(path) => String::from_utf8_lossy(path).into_owned(),
-            Self::Url(url) => url.clone(),
+            Self::Url(url) => without_secret(url),
         }
     }
+}
+
+/// A URL without the name and the password that may stand in it, for people.
+pub fn without_secret(url: &str) -> String {
+    let parts = url.split_once("://").and_then(|(scheme, rest)| {
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        Some((scheme, host.rsplit_once('@')?.1, path))
+    });
+    parts.map_or_else(|| url.to_owned(), |(scheme, host, path)| format!("{scheme}://{host}{path}"))
 }
 
 /// The bytes that a percent-encoded text stands for; what is not well encoded stays as it is.
@@ -437,6 +446,13 @@ mod tests {
         assert_eq!(off.lists, ["https://m/?a=ppc64le"]);
         assert!(dep.is_xcat(), "its file says so");
         assert_eq!(dep.locations, [folder("/srv/dep/sub")]);
+    }
+
+    #[test]
+    fn no_password_of_a_url_is_shown() {
+        assert_eq!(without_secret("https://me:secret@h:1/x@y"), "https://h:1/x@y");
+        assert_eq!(Location::Url("http://me@h".into()).shown(), "http://h");
+        assert_eq!(without_secret("/a@b"), "/a@b");
     }
 
     #[test]

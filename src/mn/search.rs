@@ -5,11 +5,14 @@
 use crate::{
     error::{Error, Result},
     mn::{
-        fetch::{Client, Remote},
+        digest::Digest,
+        fetch::{Client, Expected},
         inside::Inside,
         machine::{MAX_FILE_BYTES, Machine},
-        repositories::{self, Kind, Location, Repository},
-        shelf::{Folder, Offered, Shelf, Wanted},
+        mirrors::Mirrors,
+        origin::{Origin, Place, folder_of, form_of, id_below, is_for, is_url, remote, safe},
+        repositories::{self, Repository, without_secret},
+        shelf::{Offered, Shelf, Wanted},
         stock::{self, Form, Names, Proved},
         tarball,
     },
@@ -63,53 +66,6 @@ impl Default for SupplyOptions {
     }
 }
 
-/// Where a place is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// A folder of the machine.
-    Folder(Vec<u8>),
-    /// A folder of the machine that runs this, which was given.
-    Given(PathBuf),
-    /// A tarball: where it is, as it was given.
-    Tarball(String),
-    /// A server.
-    Url(String),
-}
-
-impl Origin {
-    /// For people.
-    pub fn shown(&self) -> String {
-        match self {
-            Self::Folder(path) => String::from_utf8_lossy(path).into_owned(),
-            Self::Given(path) => path.display().to_string(),
-            Self::Tarball(place) | Self::Url(place) => place.clone(),
-        }
-    }
-}
-
-/// A place that has packages.
-#[derive(Debug)]
-pub struct Place {
-    /// What it is called: the repository's id, or what is told apart by its path.
-    pub id: String,
-    /// Where it is.
-    pub origin: Origin,
-    /// The repository that it is of, if a file of the machine sets it up.
-    pub repository: Option<Repository>,
-    /// What `path` is below; nothing where that is the machine.
-    base: Option<Inside>,
-    /// The folder that it is in, or that it is fetched into.
-    path: Vec<u8>,
-    url: Option<String>,
-}
-
-impl Place {
-    /// Its folder.
-    pub fn folder<'a>(&'a self, machine: &'a Machine<'_>) -> Folder<'a> {
-        Folder { inside: self.base.as_ref().unwrap_or(&machine.inside), path: self.path.clone() }
-    }
-}
-
 /// A package that a place offers.
 #[derive(Debug, Clone)]
 pub struct Candidate {
@@ -123,6 +79,7 @@ pub struct Candidate {
 pub struct Search<'a> {
     machine: &'a Machine<'a>,
     options: &'a SupplyOptions,
+    wanted: &'a [Wanted],
     names: Names,
     staging: &'a Path,
     progress: &'a dyn Progress,
@@ -144,7 +101,7 @@ impl<'a> Search<'a> {
     /// `Usage` where the proxy is none.
     pub fn new(
         machine: &'a Machine<'a>,
-        wanted: &[Wanted],
+        wanted: &'a [Wanted],
         options: &'a SupplyOptions,
         staging: &'a Path,
         progress: &'a dyn Progress,
@@ -155,6 +112,7 @@ impl<'a> Search<'a> {
         Ok(Self {
             machine,
             options,
+            wanted,
             names: Names::of(wanted),
             staging,
             progress,
@@ -201,7 +159,7 @@ impl<'a> Search<'a> {
         let spots = [at_install(b"/xcat"), b"/root/xcat".to_vec(), at_install(b"/post/otherpkgs")];
         for spot in spots.iter().chain(&self.options.folders) {
             self.stop_if_wanted()?;
-            for (path, form) in stock::find(&self.machine.inside, spot) {
+            for (path, form) in self.own_first(stock::find(&self.machine.inside, spot)) {
                 let id = id_below(spot, &path);
                 self.add(Place::of(id, Origin::Folder(path.clone()), None, path), &form);
             }
@@ -247,32 +205,69 @@ impl<'a> Search<'a> {
     /// `Interrupted`.
     pub fn look_far(&mut self) -> Result<()> {
         for (id, given) in self.given() {
-            if let Some(url) = given.filter(|given| is_url(given) && !tarball::is_tarball(given)) {
-                let forms = [Form::RpmMd, Form::Suites(self.suites_guessed())];
-                if !forms.iter().any(|form| self.ask(id, url, None, form)) {
-                    self.trouble(url, "find packages at", "there is no metadata of packages at this URL");
-                }
+            let Some(url) = given.filter(|given| is_url(given) && !tarball::is_tarball(given)) else { continue };
+            let forms = [Form::RpmMd, Form::Suites(self.suites_guessed())];
+            // What xCAT depends on is in a folder for each distribution.
+            let below = folder_of(&self.machine.distribution(), &self.machine.inside);
+            let urls = [Some(url.to_owned()), below.map(|below| format!("{}/{below}", url.trim_end_matches('/')))];
+            let mut asked = urls.iter().flatten().flat_map(|url| forms.iter().map(move |form| (url, form)));
+            if !asked.any(|(url, form)| self.ask(id, url, &[], None, form)) {
+                self.trouble(without_secret(url), "find packages at", "there is no metadata of packages at this URL");
             }
         }
-        let repositories = self.repositories.clone();
-        for repository in repositories.iter().filter(|repository| self.options.fetch && repository.enabled) {
-            let urls: Vec<_> = repository.urls().map(str::to_owned).collect();
-            for url in urls {
-                self.stop_if_wanted()?;
-                // Each place of a repository offers the same.
-                if self.ask(&repository.id, &url, Some(repository), &form_of(repository)) {
-                    break;
-                }
+        let mut repositories = self.repositories.clone();
+        repositories.retain(|repository| self.options.fetch && repository.enabled);
+        repositories.sort_by_key(|repository| !repository.is_xcat());
+        for repository in &repositories {
+            self.stop_if_wanted()?;
+            if self.wanted.iter().all(|wanted| self.candidates.iter().any(|c| c.offered.package == *wanted)) {
+                break;
             }
+            self.ask_repository(repository);
         }
         Ok(())
+    }
+
+    /// Asks the places of a repository until one answers: each offers the same.
+    fn ask_repository(&mut self, repository: &Repository) {
+        let form = form_of(repository);
+        if repository
+            .urls()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+            .iter()
+            .any(|url| self.ask(&repository.id, url, &[], Some(repository), &form))
+        {
+            return;
+        }
+        for (number, list) in repository.lists.iter().enumerate() {
+            let to = self.staging.join("fetched").join(format!(
+                "{}-{}-list-{number}",
+                self.places.len(),
+                safe(&repository.id)
+            ));
+            let fetched = self.client.fetch(list, &to, Expected { digest: None, size_bytes: None }, self.progress);
+            let read = fetched.and_then(|is_there| {
+                if is_there { std::fs::read_to_string(&to) } else { Err(io::ErrorKind::NotFound.into()) }
+            });
+            match read.and_then(|text| Mirrors::read(&text)) {
+                Ok(mirrors) => {
+                    let mut urls = mirrors.urls.iter();
+                    if urls.any(|url| self.ask(&repository.id, url, &mirrors.digests, Some(repository), &form)) {
+                        return;
+                    }
+                }
+                Err(e) => self.trouble(without_secret(list), "fetch the list of places", e),
+            }
+        }
     }
 
     /// The URLs that `look_far` would ask.
     pub fn far(&self) -> Vec<String> {
         let given = self.given().into_iter().filter_map(|(_, given)| given.filter(|given| is_url(given)));
         let asked = self.repositories.iter().filter(|repository| self.options.fetch && repository.enabled);
-        given.chain(asked.flat_map(Repository::urls)).map(str::to_owned).collect()
+        let urls = asked.flat_map(|repository| repository.urls().chain(repository.lists.iter().map(String::as_str)));
+        given.chain(urls).map(without_secret).collect()
     }
 
     /// The tarballs that are there, and the packages in them that may be wanted, by their names.
@@ -309,12 +304,23 @@ impl<'a> Search<'a> {
     fn look_below(&mut self, id: &str, top: &Path, origin: impl Fn(&Path) -> Origin) -> Result<()> {
         let root = Inside::open(Path::new("/"))?;
         let top_path = top.as_os_str().as_bytes();
-        for (path, form) in stock::find(&root, top_path) {
+        for (path, form) in self.own_first(stock::find(&root, top_path)) {
             let mut place = Place::of(id.to_owned(), origin(&root.live_path(&path)), None, path);
             place.base = Some(Inside::open(Path::new("/"))?);
             self.add(place, &form);
         }
         Ok(())
+    }
+
+    /// Folders for this distribution first, and those for another last: the same package may have been built for each.
+    fn own_first(&self, mut found: Vec<(Vec<u8>, Form)>) -> Vec<(Vec<u8>, Form)> {
+        let distribution = self.machine.distribution();
+        found.sort_by_key(|(path, _)| match is_for(path, &distribution) {
+            Some(true) => 0,
+            None => 1,
+            Some(false) => 2,
+        });
+        found
     }
 
     fn look_into_repository(&mut self, repository: &Repository) {
@@ -341,20 +347,23 @@ impl<'a> Search<'a> {
         if !self.looked_at.insert(folder.inside.live_path(&resolved)) {
             return;
         }
-        let offered = match stock::offers(&folder, form, &self.names) {
-            Ok(Some(offered)) => offered,
-            failed => {
-                let (offered, bad_ones) = stock::plain(&folder, &self.names);
-                let shown = place.origin.shown();
-                if let Err(e) = failed {
-                    self.trouble(shown.as_bytes(), "read the metadata of", e);
-                }
-                for (path, e) in bad_ones {
-                    self.trouble(format!("{shown}/{path}"), "read the package", e);
-                }
-                offered
+        let shown = place.origin.shown();
+        let mut offered = match stock::offers(&folder, form, &self.names) {
+            Ok(offered) => offered.unwrap_or_default(),
+            Err(e) => {
+                self.trouble(shown.as_bytes(), "read the metadata of", e);
+                Vec::new()
             }
         };
+        // A package may have been put there since the metadata was made.
+        if !self.wanted.iter().all(|wanted| offered.iter().any(|offered| offered.package == *wanted)) {
+            let (plain, bad_ones) = stock::plain(&folder, &self.names);
+            let named: BTreeSet<String> = offered.iter().map(|offered| offered.path.clone()).collect();
+            offered.extend(plain.into_iter().filter(|plain| !named.contains(&plain.path)));
+            for (path, e) in bad_ones {
+                self.trouble(format!("{shown}/{path}"), "read the package", e);
+            }
+        }
         self.take(place, offered);
     }
 
@@ -365,14 +374,14 @@ impl<'a> Search<'a> {
     }
 
     /// Asks a server; whether it has metadata of this form.
-    fn ask(&mut self, id: &str, url: &str, repository: Option<&Repository>, form: &Form) -> bool {
+    fn ask(&mut self, id: &str, url: &str, digests: &[Digest], repository: Option<&Repository>, form: &Form) -> bool {
         let into = self.staging.join("fetched").join(format!("{}-{}", self.places.len(), safe(id)));
         let mut place = Place::of(id.to_owned(), Origin::Url(url.to_owned()), repository.cloned(), b"/".to_vec());
         let opened = std::fs::create_dir_all(&into)
             .map_err(|e| Error::file("make", &into, e))
             .and_then(|()| Inside::open(&into));
         let answer = opened.map_err(|e| io::Error::other(e.to_string())).and_then(|base| {
-            (place.base, place.url) = (Some(base), Some(url.to_owned()));
+            (place.base, place.url, place.digests) = (Some(base), Some(url.to_owned()), digests.to_vec());
             let shelf = remote(&self.client, &place, url, self.progress);
             stock::offers(&shelf as &dyn Shelf, form, &self.names)
         });
@@ -383,7 +392,7 @@ impl<'a> Search<'a> {
             }
             Ok(None) => false,
             Err(e) => {
-                self.trouble(url, "fetch the metadata of", e);
+                self.trouble(without_secret(url), "fetch the metadata of", e);
                 false
             }
         }
@@ -398,44 +407,4 @@ impl<'a> Search<'a> {
         let named = (!name.is_empty()).then(|| (name.to_owned(), Vec::new()));
         named.into_iter().chain([("./".to_owned(), Vec::new())]).collect()
     }
-}
-
-impl Place {
-    fn of(id: String, origin: Origin, repository: Option<Repository>, path: Vec<u8>) -> Self {
-        Self { id, origin, repository, base: None, path, url: None }
-    }
-}
-
-fn remote<'a>(client: &'a Client, place: &Place, url: &str, progress: &'a dyn Progress) -> Remote<'a> {
-    let into = place.base.as_ref().map_or_else(PathBuf::new, |base| base.base().to_owned());
-    Remote { client, url: url.to_owned(), into, progress }
-}
-
-fn is_url(text: &str) -> bool {
-    matches!(Location::read(text), Location::Url(url) if url.contains("://"))
-}
-
-/// How a repository that a file sets up says what it holds.
-fn form_of(repository: &Repository) -> Form {
-    match repository.kind {
-        Kind::Rpm => Form::RpmMd,
-        Kind::Deb => {
-            Form::Suites(repository.suites.iter().map(|s| (s.clone(), repository.components.clone())).collect())
-        }
-    }
-}
-
-/// A name for a folder below a known spot.
-fn id_below(spot: &[u8], path: &[u8]) -> String {
-    let below = path.strip_prefix(spot).unwrap_or(path);
-    let below = String::from_utf8_lossy(below);
-    let id = safe(below.trim_matches('/'));
-    if id.is_empty() { safe(String::from_utf8_lossy(spot).rsplit('/').next().unwrap_or_default()) } else { id }
-}
-
-/// A text as the name of a file that needs no quoting anywhere.
-pub fn safe(text: &str) -> String {
-    let text: String =
-        text.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
-    text.trim_start_matches(['.', '-']).to_owned()
 }
