@@ -11,8 +11,9 @@ use xsnap::{
     mn::{
         host::OwnPrograms,
         machine::Machine,
+        origin::Origin,
         repositories::Kind,
-        search::{Origin, SupplyOptions},
+        search::SupplyOptions,
         shelf::Wanted,
         supply::{Supply, gather, outlook},
     },
@@ -99,22 +100,33 @@ fn run(program: &str, words: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// dnf with nothing but these folders.
-fn dnf(root: &Path, folders: &[PathBuf], words: &[&str]) -> String {
-    let installroot = format!("--installroot={}", root.display());
-    let mut all =
-        vec![installroot, "--releasever=1".into(), "--nogpgcheck".into(), "-y".into(), "--disablerepo=*".into()];
-    all.push(format!("--setopt=cachedir={}/cache", root.display()));
+/// dnf installs xCAT with nothing but these folders.
+fn dnf(root: &Path, folders: &[PathBuf]) {
+    let mut words =
+        vec![format!("--installroot={}", root.display()), format!("--setopt=cachedir={}/cache", root.display())];
+    words.extend(["--releasever=1", "--nogpgcheck", "-y", "--disablerepo=*"].map(str::to_owned));
     for (number, folder) in folders.iter().enumerate() {
-        all.push(format!("--repofrompath=r{number},file://{}", folder.display()));
-        all.push(format!("--enablerepo=r{number}"));
+        words.push(format!("--repofrompath=r{number},file://{}", folder.display()));
+        words.push(format!("--enablerepo=r{number}"));
     }
-    let all: Vec<&str> = all.iter().map(String::as_str).chain(words.iter().copied()).collect();
-    run("dnf", &all)
+    words.extend(["install", "xCAT"].map(str::to_owned));
+    run("dnf", &words.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// zypper installs xCAT with nothing but these folders.
+fn zypper(root: &Path, folders: &[PathBuf]) {
+    let text = |(number, folder): (usize, &PathBuf)| {
+        format!("[r{number}]\nenabled=1\nautorefresh=1\nbaseurl=file://{}\ntype=rpm-md\ngpgcheck=0\n", folder.display())
+    };
+    fs::create_dir_all(root.join("etc/zypp/repos.d")).unwrap();
+    let text: String = folders.iter().enumerate().map(text).collect();
+    fs::write(root.join("etc/zypp/repos.d/r.repo"), text).unwrap();
+    let root = root.to_str().unwrap();
+    run("zypper", &["--root", root, "--non-interactive", "--no-gpg-checks", "in", "-y", "--no-recommends", "xCAT"]);
 }
 
 #[test]
-fn rpms_are_found_through_repository_files_and_dnf_installs_them_from_the_snapshot() {
+fn rpms_are_found_through_repository_files_and_dnf_and_zypper_install_them_from_the_snapshot() {
     if !can_package() {
         return;
     }
@@ -153,14 +165,16 @@ fn rpms_are_found_through_repository_files_and_dnf_installs_them_from_the_snapsh
 
     let packages = scene.put(&supply);
     let folders = [packages.join("xcat-core"), packages.join("rh8-x86_64-xcat-dep")];
-    let root = scene.beside("new");
-    dnf(&root, &folders, &["install", "xCAT"]);
-    let installed =
-        run("rpm", &["--root", root.to_str().unwrap(), "-qa", "--qf", "%{EPOCH}:%{NAME}-%{VERSION}-%{RELEASE}\n"]);
-    let mut installed: Vec<&str> = installed.lines().collect();
-    installed.sort_unstable();
-    assert_eq!(installed, ["0:goconserver-0.3.3-1", "4:xCAT-2.17-snap1", "4:xCAT-client-2.17-snap1"]);
-    assert_eq!(fs::read(root.join("opt/xcat/bin/tool")).unwrap(), b"snap1\n");
+    for (root, install) in [("by-dnf", dnf as fn(&Path, &[PathBuf])), ("by-zypper", zypper)] {
+        let root = scene.beside(root);
+        install(&root, &folders);
+        let query = ["--root", root.to_str().unwrap(), "-qa", "--qf", "%{EPOCH}:%{NAME}-%{VERSION}-%{RELEASE}\n"];
+        let installed = run("rpm", &query);
+        let mut installed: Vec<&str> = installed.lines().collect();
+        installed.sort_unstable();
+        assert_eq!(installed, ["0:goconserver-0.3.3-1", "4:xCAT-2.17-snap1", "4:xCAT-client-2.17-snap1"]);
+        assert_eq!(fs::read(root.join("opt/xcat/bin/tool")).unwrap(), b"snap1\n");
+    }
 
     let bytes =
         |supply: &Supply| supply.grafts.iter().map(|g| (g.at.clone(), fs::read(&g.from).unwrap())).collect::<Vec<_>>();
@@ -419,4 +433,47 @@ fn a_folder_or_a_tarball_that_is_given_is_looked_into_and_links_in_it_are_not_be
     scene.options.xcat_core = Some("/nowhere/xcat-core".into());
     let machine = Machine::mounted(&scene.at(""), &OwnPrograms).unwrap();
     assert!(gather(&machine, &wanted, &scene.options, &scene.beside("staging"), &Silent).is_err());
+}
+
+#[test]
+fn a_package_that_was_put_there_after_the_metadata_is_found_and_one_for_this_distribution_is_preferred() {
+    if !can_package() {
+        return;
+    }
+    let mut scene = Scene::new();
+    let stale = scene.at("srv/otherpkgs");
+    put_rpms(&stale, &CORE[..1]);
+    createrepo(&stale, &[]);
+    put_rpms(&stale, &CORE[1..]);
+    for os in ["rh7", "rh8", "sles15"] {
+        let folder = scene.at(&format!("root/xcat/xcat-dep/{os}/x86_64"));
+        put_rpms(&folder, &["goconserver-0.3.3-1"]);
+        createrepo(&folder, &[]);
+    }
+    scene.options.folders = vec![b"/srv/otherpkgs".to_vec()];
+    let supply = scene.gather(&[&core("snap1")[..], &[rpm("goconserver", 0, "0.3.3", "1")]].concat());
+    assert!(supply.installs_by_itself, "{}", told(&supply));
+    let from: Vec<String> = supply.found.iter().map(|found| found.from.shown()).collect();
+    assert_eq!(from, ["/srv/otherpkgs", "/srv/otherpkgs", "/root/xcat/xcat-dep/rh8/x86_64"]);
+}
+
+#[test]
+fn a_repository_file_whose_folder_is_gone_is_told_only_where_something_is_missing() {
+    if !can_package() {
+        return;
+    }
+    let scene = Scene::new();
+    scene.file("etc/yum.repos.d/xcat-core.repo", "[xcat-core]\nbaseurl=file:///gone/xcat-core\n");
+    let supply = scene.gather(&core("snap1"));
+    assert!(supply.missing.len() == 2 && supply.grafts.is_empty());
+    assert!(
+        told(&supply).contains(
+            "open /gone/xcat-core: No such file or directory (os error 2); it is a folder of the repository xcat-core"
+        ),
+        "{}",
+        told(&supply)
+    );
+    put_rpms(&scene.at("install/xcat/core"), &CORE);
+    let supply = scene.gather(&core("snap1"));
+    assert!(supply.installs_by_itself && supply.problems.is_empty(), "{}", told(&supply));
 }

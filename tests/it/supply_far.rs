@@ -170,3 +170,38 @@ fn debian_packages_and_tarballs_are_fetched_too() {
     assert!(supply.installs_by_itself, "{}", told(&supply));
     assert!(server.log().iter().all(|(path, _)| path.ends_with(".tar.bz2")));
 }
+
+#[test]
+fn lists_of_places_are_followed_and_a_metalink_proves_what_it_leads_to() {
+    if !can_package() {
+        return;
+    }
+    let mut scene = Scene::new();
+    scene.options.fetch = true;
+    let far = scene.beside("far");
+    put_rpms(&far.join("core"), &CORE);
+    createrepo(&far.join("core"), &[]);
+    let server = Server::of(&far, Faults::default());
+    let repository = |key: &str| scene.file("etc/yum.repos.d/x.repo", &format!("[x]\n{key}={}/list\n", server.url));
+    fs::write(far.join("list"), format!("# places\n{0}/none\n{0}/core/\n", server.url)).unwrap();
+    repository("mirrorlist");
+    let supply = scene.gather(&core("snap1"));
+    assert!(supply.installs_by_itself, "{}", told(&supply));
+    let digest = sha256(&fs::read(far.join("core/repodata/repomd.xml")).unwrap()).hex;
+    let metalink = |digest: &str| {
+        let text = format!(
+            "<metalink><files><file name=\"repomd.xml\"><verification><hash type=\"sha256\">{digest}</hash></verification>\
+             <resources><url>{}/core/repodata/repomd.xml</url></resources></file></files></metalink>",
+            server.url
+        );
+        fs::write(far.join("list"), text).unwrap();
+    };
+    repository("metalink");
+    metalink(&digest);
+    let supply = scene.gather(&core("snap1"));
+    assert!(supply.installs_by_itself, "{}", told(&supply));
+    metalink(&digest.chars().rev().collect::<String>());
+    let supply = scene.gather(&core("snap1"));
+    assert_eq!(supply.missing.len(), 2);
+    assert!(told(&supply).contains("it is not what the list of its places says"), "{}", told(&supply));
+}

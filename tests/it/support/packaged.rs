@@ -10,13 +10,14 @@ use std::{
 };
 
 /// The tools that make and read packages, and the Debian packages that they are in.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("rpmbuild", "rpm"),
     ("createrepo_c", "createrepo-c"),
     ("dnf", "dnf"),
     ("dpkg-deb", "dpkg"),
     ("apt-ftparchive", "apt-utils"),
     ("apt-get", "apt"),
+    ("zypper", "zypper"),
 ];
 
 /// Whether packages can be made and installed here.
