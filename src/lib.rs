@@ -365,6 +365,9 @@ pub mod mn {
     /// Which files a synclist sends to nodes.
     pub mod synclist;
 
+    /// Lists that name further lists.
+    pub mod included;
+
     /// Every file that a table names.
     pub mod named;
 

@@ -69,7 +69,7 @@ pub enum Command {
     /// Make a repository
     Init(Init),
     /// Take a snapshot of a management node, or of files and folders
-    Backup(Backup),
+    Backup(Box<Backup>),
     /// List the snapshots; those that the last check found damaged are marked
     #[command(visible_alias = "snapshots")]
     List(List),

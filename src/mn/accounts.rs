@@ -126,7 +126,11 @@ pub fn accounts(machine: &Machine<'_>, tables: &Tables) -> (Vec<Account>, Vec<Pr
     let (users, problems) = Users::of(&machine.inside);
     let mut search = Search { inside: &machine.inside, users, problems, found: Vec::new(), not_users: hosts(tables) };
     let (certified, ruled) = (search.certified(), rule_names(tables));
-    search.add(b"root", "root", machine.own_programs());
+    match search.users.named(b"root").cloned() {
+        Some(root) => search.take(root, "root"),
+        // Whatever the list of accounts has come to, root's home is known.
+        None => search.take(Account { name: b"root".to_vec(), home: b"/root".to_vec(), ..Account::default() }, "root"),
+    }
     for (name, status) in &certified {
         search.add(name, &format!("has a {status} {CERTIFICATE}"), machine.own_programs());
     }

@@ -135,7 +135,6 @@ impl<'a> Finder<'a> {
         let missing: Vec<(Vec<u8>, Vec<u8>)> = self
             .mounts
             .not_mounted(&self.machine.inside)
-            .into_iter()
             .filter(|mount| touches(&mount.at) || mount.at == root.asked)
             .map(|mount| (mount.at.clone(), mount.source.clone()))
             .collect();
