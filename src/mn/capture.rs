@@ -33,6 +33,8 @@ use std::{
 pub const FOUND_PARTS: [&str; 6] = ["database", "credentials", "named", "postscripts", "xcat-changes", "packages"];
 /// Where xCAT's own programs are.
 const XCAT_FOLDER: &[u8] = b"/opt/xcat";
+/// Tables that name folders of state that nodes keep on this machine.
+const STATE: [&str; 2] = ["statelite", "litetree"];
 /// Folders below installdir that packages fill and administrators change.
 const SCRIPTS: [&str; 4] = ["postscripts", "prescripts", "winpostscripts", "kdump"];
 /// Folders below installdir that are nobody's copy of anything.
@@ -290,6 +292,7 @@ struct Work<'a> {
     hidden: HashSet<Vec<u8>>,
     notes: Vec<String>,
     problems: Vec<Problem>,
+    state: Vec<Seen>,
 }
 
 impl<'a> Work<'a> {
@@ -309,7 +312,22 @@ impl<'a> Work<'a> {
         let finder = Finder::new(machine, mounts);
         let (parts, hidden, notes, problems) = (Vec::new(), HashSet::new(), Vec::new(), Vec::new());
         let tables = &dump.tables;
-        Self { machine, options, tables, dump, mounts, progress, variables, finder, parts, hidden, notes, problems }
+        let state = Vec::new();
+        Self {
+            machine,
+            options,
+            tables,
+            dump,
+            mounts,
+            progress,
+            variables,
+            finder,
+            parts,
+            hidden,
+            notes,
+            problems,
+            state,
+        }
     }
 
     fn is_chosen(&self, name: &str) -> bool {
@@ -384,7 +402,14 @@ impl<'a> Work<'a> {
             return;
         }
         let (named, problems) = named::named(self.machine, self.tables);
-        let roots = named.iter().filter_map(|named: &Named| self.finder.root(&named.path, false)).collect();
+        // The state of nodes that this machine keeps for them may be of any size: it is seen, and not taken.
+        let (state, named): (Vec<Named>, Vec<Named>) =
+            named.into_iter().partition(|named| STATE.contains(&named.table.as_str()));
+        self.state = state
+            .into_iter()
+            .map(|named| Seen { path: named.path, why: format!("state of nodes: {}", named.why) })
+            .collect();
+        let roots = named.iter().filter_map(|named| self.finder.root(&named.path, false)).collect();
         self.add("named", "files that tables name, and what synclists and lists of packages name in turn", roots);
         self.problems.extend(problems);
     }
@@ -468,7 +493,7 @@ impl<'a> Work<'a> {
         let taken: Vec<Vec<u8>> = self.parts.iter().flat_map(|part| sources_of(&part.roots)).collect();
         let inside = &self.machine.inside;
         let is_taken = |path: &[u8]| taken.iter().any(|t| t == path || is_below(path, t) || is_below(t, path));
-        let mut seen = BTreeSet::new();
+        let mut seen: BTreeSet<Seen> = self.state.iter().filter(|seen| !is_taken(&seen.path)).cloned().collect();
         for rule in self.options.profile.parts.iter().filter(|rule| rule.class == Class::Seen) {
             for pattern in rule.paths.iter().filter_map(|path| self.variables.fill(path)) {
                 for path in expand(inside, &pattern) {

@@ -208,11 +208,11 @@ impl Rules<'_> {
     /// Why a path may not be left out, for the sake of other parts.
     fn conflict(&self, path: &[u8], inside_too: bool) -> Option<String> {
         let roots = [self.installdir, self.tftpdir];
+        if roots.contains(&path) || self.others.contains(path) {
+            return Some(format!("it is {}, which is taken", String::from_utf8_lossy(path)));
+        }
         for other in self.others.iter().map(Vec::as_slice).chain(roots) {
             let name = String::from_utf8_lossy(other);
-            if path == other {
-                return Some(format!("it is {name}, which is taken"));
-            }
             if is_below(other, path) {
                 return Some(format!("{name}, which is taken, is in it"));
             }
@@ -362,4 +362,141 @@ fn text(row: &Row<'_>, column: &str) -> String {
 /// The entries of a comma list.
 fn split(list: &[u8]) -> Vec<Vec<u8>> {
     list.split(|b| *b == b',').map(|path| path.trim_ascii().to_vec()).filter(|path| !path.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mn::tables::parse_csv;
+    use std::fs;
+
+    /// A machine with a copy of a distribution, an image, boot copies and own files.
+    fn machine() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [
+            "install/rhels8/x86_64/.treeinfo",
+            "install/rhels8/x86_64/Packages/a.rpm",
+            "install/sles15/x86_64/1/media.1/products",
+            "install/plain/x86_64/Packages/a.rpm",
+            "install/custom/.discinfo",
+            "install/custom/compute.pkglist",
+            "install/netboot/rhels8/x86_64/compute/rootimg/etc/passwd",
+            "install/netboot/rhels8/x86_64/compute/rootimg.cpio.gz",
+            "install/netboot/rhels8/x86_64/compute/kernel",
+            "install/netboot/rhels8/x86_64/compute/notes.txt",
+            "install/netboot/own/data",
+            "tftpboot/xcat/osimage/diskless/kernel",
+            "tftpboot/xcat/osimage/other/readme",
+            "tftpboot/xcat/genesis.fs.x86_64.gz",
+        ] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"12345").unwrap();
+        }
+        dir
+    }
+
+    fn tables(osdistro: &str, pkgdir: &str, rootimgdir: &str) -> Tables {
+        let mut tables = Tables::default();
+        for (name, text) in [
+            ("osdistro", format!("#osdistroname,basename,majorversion,minorversion,arch,dirpaths\n{osdistro}")),
+            ("osimage", "#imagename,provmethod,osvers,osarch,profile\n\"diskless\",\"netboot\",\"rhels8\",\"x86_64\",\"compute\"\n".into()),
+            ("linuximage", format!("#imagename,pkgdir,rootimgdir\n\"diskless\",{pkgdir},{rootimgdir}\n")),
+        ] {
+            tables.insert(parse_csv(name, text.as_bytes()).unwrap());
+        }
+        tables
+    }
+
+    fn decide(dir: &tempfile::TempDir, tables: &Tables, with: &[&str]) -> (Vec<String>, Vec<String>) {
+        let inside = Inside::open(dir.path()).unwrap();
+        let others = [b"/install/custom".to_vec(), b"/etc/xcat".to_vec()].into();
+        let with = with.iter().map(|word| (*word).to_owned()).collect();
+        let (installdir, tftpdir) = (b"/install".as_slice(), b"/tftpboot".as_slice());
+        let rules = Rules { inside: &inside, tables, installdir, tftpdir, others: &others, with: &with };
+        let profile = crate::mn::profile::Profile::built_in().unwrap();
+        let variables = Variables([("installdir", "/install".into()), ("tftpdir", "/tftpboot".into())].into());
+        let decision = rules.decide(&profile.out, &variables);
+        let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+        (
+            decision.left_out.iter().map(|out| text(&out.path)).collect(),
+            decision.kept.iter().map(|kept| format!("{}: {}", text(&kept.path), kept.why)).collect(),
+        )
+    }
+
+    const COPY: &str = "/install/rhels8/x86_64";
+    const IMAGE: [&str; 3] = [
+        "/install/netboot/rhels8/x86_64/compute/kernel",
+        "/install/netboot/rhels8/x86_64/compute/rootimg",
+        "/install/netboot/rhels8/x86_64/compute/rootimg.cpio.gz",
+    ];
+    const BOOT: [&str; 2] = ["/tftpboot/xcat/genesis.fs.x86_64.gz", "/tftpboot/xcat/osimage/diskless"];
+
+    #[test]
+    fn what_tables_name_and_marks_prove_is_left_out_and_nothing_beside_it() {
+        let dir = machine();
+        let tables =
+            tables("\"x\",\"rhels\",\"8\",,\"x86_64\",\"/install/rhels8/x86_64\"\n", "\"/install/rhels8/x86_64\"", "");
+        let (out, kept) = decide(&dir, &tables, &[]);
+        let mut wanted: Vec<&str> = IMAGE.into_iter().chain([COPY]).chain(BOOT).collect();
+        wanted.sort_unstable();
+        assert_eq!(out, wanted);
+        assert!(kept.is_empty(), "{kept:?}");
+        let (out, _) = decide(&dir, &tables, &["images", "genesis"]);
+        assert_eq!(out, [COPY]);
+        let (out, _) = decide(&dir, &tables, &CLASSES);
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn the_usual_place_and_the_numbered_discs_of_a_distribution_are_known() {
+        let dir = machine();
+        let tables = tables(
+            "\"x\",\"rhels\",\"8\",,\"x86_64\",\n\"y\",\"sles\",\"15\",,\"x86_64\",\"/install/sles15/x86_64\"\n",
+            "",
+            "",
+        );
+        let (out, _) = decide(&dir, &tables, &["images", "genesis"]);
+        assert_eq!(out, [COPY, "/install/sles15/x86_64"]);
+    }
+
+    #[test]
+    fn a_table_that_names_what_is_taken_leaves_nothing_out() {
+        let dir = machine();
+        fs::write(dir.path().join("install/.discinfo"), b"").unwrap();
+        fs::write(dir.path().join(".discinfo"), b"").unwrap();
+        fs::create_dir(dir.path().join("rootimg")).unwrap();
+        std::os::unix::fs::symlink("/install", dir.path().join("link")).unwrap();
+        for (path, why) in [
+            ("/install", "is /install, which is taken"),
+            ("/install/", "is /install, which is taken"),
+            ("/link", "is /install, which is taken"),
+            ("/", "is in it"),
+            ("/install/../install/custom", "it is /install/custom, which is taken"),
+            ("/install/plain/x86_64", "does not bear a mark"),
+            ("install/rhels8", "no absolute path"),
+        ] {
+            let pkgdir = tables("", &format!("\"{path},/install/own\""), "\"/nowhere\"");
+            let (out, kept) = decide(&dir, &pkgdir, &[]);
+            assert_eq!(out, BOOT, "{path}");
+            assert!(kept.iter().any(|line| line.contains(why)), "{path}: {kept:?}");
+            let rootimgdir = tables("", "", &format!("\"{path}\""));
+            let (out, kept) = decide(&dir, &rootimgdir, &[]);
+            assert_eq!(out, BOOT, "{path}");
+            assert_eq!(kept.len(), 1, "{path}: {kept:?}");
+        }
+        // Inside another part.
+        fs::create_dir_all(dir.path().join("install/custom/copy/media.1")).unwrap();
+        let (out, kept) = decide(&dir, &tables("", "\"/install/custom/copy\"", "\"/nowhere\""), &[]);
+        assert_eq!(out, BOOT);
+        assert!(kept[0].contains("it is in /install/custom"), "{kept:?}");
+    }
+
+    #[test]
+    fn an_image_of_another_folder_is_left_out_but_for_what_is_nobodys() {
+        let dir = machine();
+        let (out, kept) = decide(&dir, &tables("", "", "\"/install/netboot/own\""), &["genesis"]);
+        assert_eq!(out, ["/tftpboot/xcat/osimage/diskless"]);
+        assert!(kept[0].contains("does not bear an image"), "{kept:?}");
+    }
 }

@@ -8,13 +8,16 @@ use crate::{
         inside::Link,
         leftout::{Size, is_below},
         machine::Machine,
-        mounts::Mounts,
+        mounts::{Mount, Mounts, answers},
         profile::{Class, PartRule, Variables, expand},
     },
     repo::snapshot::Problem,
 };
 use rustix::fs::FileType;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
+
+/// How long an automounter may take.
+const WAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where a part is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +97,10 @@ impl<'a> Finder<'a> {
     /// Where a path leads, if it leads anywhere.
     pub fn root(&mut self, path: &[u8], is_needed: bool) -> Option<Root> {
         let inside = &self.machine.inside;
+        if self.machine.is_live() && self.mounts.holding(path).is_some_and(Mount::is_automount) {
+            // What is mounted there only once somebody looks is woken first, or it would seem to be empty.
+            answers(&inside.live_path(path), WAKE_LIMIT);
+        }
         let followed = inside.follow(path);
         let root = Root { asked: path.to_vec(), real: followed.path, links: followed.links };
         match followed.stat {

@@ -381,7 +381,8 @@ mod tests {
     fn builds_are_compared_by_their_numbers() {
         let mut builds = ["snap202401", "snap9", "1.el8", "10.el8", "2"];
         builds.sort_by(|a, b| newer(a, b));
-        assert_eq!(builds, ["1.el8", "2", "10.el8", "snap9", "snap202401"]);
+        // As rpm has it, letters are older than numbers.
+        assert_eq!(builds, ["snap9", "snap202401", "1.el8", "2", "10.el8"]);
     }
 
     #[test]

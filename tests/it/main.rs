@@ -112,6 +112,8 @@ mod shelf_figures;
 
 mod view;
 
+mod capture;
+
 mod media;
 
 mod media_sticks;
