@@ -269,6 +269,15 @@ pub mod mn {
     /// The table files of SQLite, copied at one moment.
     pub mod sqlite;
 
+    /// What is asked of a database server, and what came of it.
+    pub mod served;
+
+    /// The tables that PostgreSQL holds.
+    pub mod postgres;
+
+    /// The tables that MySQL or MariaDB holds.
+    pub mod mysql;
+
     /// The whole database into a staging folder.
     pub mod database;
 

@@ -68,6 +68,12 @@ impl Columns {
         Self { names, unknown, from }
     }
 
+    /// What people should know of the columns that are in no CSV, if there are any.
+    pub fn unknown_in(&self, table: &str) -> Option<String> {
+        let which = self.unknown.join(", ");
+        (!which.is_empty()).then(|| format!("table {table}: not in this xCAT's schema, and so in no CSV: {which}"))
+    }
+
     /// The cells of a row, whose stored values are asked for by where they stand.
     ///
     /// # Errors

@@ -9,20 +9,28 @@ use crate::{
     archive::plan::Graft,
     error::{Error, Result},
     mn::{
-        csv_folder::{CsvFolder, LOGS},
-        engine::{CFGLOC, Engine},
+        csv_folder::{CsvFolder, LOGS, set_time},
+        engine::{CFGLOC, Engine, Server},
         machine::Machine,
+        mysql, postgres,
         schema::Schema,
+        served::{Found, Request},
         sqlite::{self, Copies, SUFFIX},
         tables::{Tables, is_table_name},
     },
     progress::{Event, Progress},
     repo::snapshot::Problem,
 };
-use std::{collections::BTreeSet, io, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, time::Duration};
 
 /// Where the CSVs stand in a snapshot.
 pub const CSV_FOLDER: &[u8] = b"/.xsnap/xcatdb";
+/// Where the dump stands that a server has made of itself.
+pub const DUMP_FOLDER: &[u8] = b"/.xsnap/database";
+/// Where servers keep their data: what holds a file of its version below such a folder is a data directory.
+const POSTGRES_FOLDERS: [&[u8]; 2] = [b"/var/lib/pgsql", b"/var/lib/postgresql"];
+const MYSQL_FOLDER: &[u8] = b"/var/lib/mysql";
+const MYSQL_VERSIONS: [&[u8]; 2] = [b"mariadb_upgrade_info", b"mysql_upgrade_info"];
 
 /// What is dumped, and how.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +52,8 @@ impl Default for DumpOptions {
 pub struct Dump {
     /// Which database it is.
     pub engine: Engine,
+    /// The server's version, as far as it says one.
+    pub version: Option<String>,
     /// Its tables, but for eventlog and auditlog, which are never held in memory.
     pub tables: Tables,
     /// What each table held that was dumped.
@@ -75,6 +85,7 @@ pub fn dump(machine: &Machine, staging: &Path, options: &DumpOptions, progress: 
     let work = Work { machine, schema, staging, options, progress };
     let mut dump = Dump {
         engine: engine.clone(),
+        version: None,
         tables: Tables::default(),
         proofs: Vec::new(),
         grafts: Vec::new(),
@@ -94,9 +105,8 @@ pub fn dump(machine: &Machine, staging: &Path, options: &DumpOptions, progress: 
             dump.raw.push(dir.clone());
             work.report_unproved(&mut dump, dir, "tables in text files are captured as they are and not looked into");
         }
-        Engine::Postgres(_) | Engine::Mysql(_) => {
-            work.report_unproved(&mut dump, CFGLOC, "tables in a database server are not captured");
-        }
+        Engine::Postgres(server) => work.served(server, postgres::dump, "xcatdb.pgdump", &mut dump)?,
+        Engine::Mysql(server) => work.served(server, mysql::dump, "xcatdb.sql", &mut dump)?,
         Engine::Db2 => {
             return Err(Error::Usage("this management node has its tables in DB2, which xsnap cannot capture".into()));
         }
@@ -163,6 +173,94 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// The tables as a server holds them. Of a machine that does not run, its data directory as it is.
+    fn served(
+        &self,
+        server: &Server,
+        read: fn(&Request<'_>, &mut CsvFolder) -> Result<Found>,
+        name: &str,
+        dump: &mut Dump,
+    ) -> Result<()> {
+        let Some(programs) = self.machine.own_programs() else { return self.data_directories(dump) };
+        let (csv_dir, archive_dir) = (self.staging.join("xcatdb"), self.staging.join("database"));
+        let mut csvs = CsvFolder::create(&csv_dir)?;
+        DirBuilder::new().mode(0o700).create(&archive_dir).map_err(|e| Error::file("make", &archive_dir, e))?;
+        let archive = archive_dir.join(name);
+        let (logs, progress) = (self.options.logs, self.progress);
+        let request = Request { server, schema: &self.schema, logs, archive: archive.clone(), programs, progress };
+        let found = read(&request, &mut csvs)?;
+        (dump.tables, dump.proofs) = csvs.close()?;
+        dump.grafts.push(Graft { at: CSV_FOLDER.to_vec(), from: csv_dir });
+        // Its times are those of no live file, and a dump that is the same as the last one shall be the same file.
+        for path in [&archive, &archive_dir].into_iter().filter(|path| path.exists()) {
+            set_time(path, (0, 0))?;
+        }
+        dump.grafts.push(Graft { at: DUMP_FOLDER.to_vec(), from: archive_dir });
+        self.account(found, dump);
+        Ok(())
+    }
+
+    /// Names what a server did not give.
+    fn account(&self, found: Found, dump: &mut Dump) {
+        found.notes.iter().for_each(|note| self.progress.tell(Event::Note(note)));
+        let missing = self.expected().filter(|table| !found.tables.iter().any(|name| name == table));
+        let mut missing: Vec<_> = missing.map(str::to_owned).collect();
+        if found.tables.is_empty() && !found.unread.is_empty() {
+            // Nothing was told of any table: the server itself is what is named.
+            missing.clear();
+            dump.unproved = true;
+        }
+        let csv = |table: &str| format!("/{}/{table}.csv", String::from_utf8_lossy(CSV_FOLDER).trim_matches('/'));
+        let server = dump.engine.to_string();
+        for (table, cause) in &found.unread {
+            match table {
+                Some(table) => {
+                    self.report(dump, csv(table).as_bytes(), "read", &format!("table {table} in {server}: {cause}"));
+                }
+                None => self.report(dump, DUMP_FOLDER, "dump the database to", &format!("{server}: {cause}")),
+            }
+        }
+        for table in missing {
+            self.report(dump, csv(&table).as_bytes(), "find", &format!("the table {table} is missing in {server}"));
+        }
+        dump.version = found.version;
+        dump.left_out = found.left_out;
+    }
+
+    /// The data directories of a server that does not run, to be captured as they are.
+    fn data_directories(&self, dump: &mut Dump) -> Result<()> {
+        let inside = &self.machine.inside;
+        let version = |path: Vec<u8>| {
+            let text = inside.read(&path, 1024).ok()?;
+            Some(String::from_utf8_lossy(&text).trim_matches(['\n', '\0', ' ']).to_owned())
+        };
+        let under = |folder: &[u8], name: &[u8]| [folder, b"/", name].concat();
+        let mut found = Vec::new();
+        if matches!(dump.engine, Engine::Postgres(_)) {
+            for base in POSTGRES_FOLDERS {
+                let below = inside.names(base).unwrap_or_default().into_iter().map(|name| under(base, &name));
+                let each = below.flat_map(|dir| [dir.clone(), under(&dir, b"data"), under(&dir, b"main")]);
+                found.extend(each.filter_map(|dir| Some((version(under(&dir, b"PG_VERSION"))?, dir))));
+            }
+        } else if inside.is_folder(MYSQL_FOLDER) {
+            let version = MYSQL_VERSIONS.iter().find_map(|name| version(under(MYSQL_FOLDER, name)));
+            found.push((version.unwrap_or_default(), MYSQL_FOLDER.to_vec()));
+        }
+        if found.is_empty() {
+            let cause = format!("this machine has no data directory of {}", dump.engine);
+            self.report_unproved(dump, CFGLOC, &cause);
+        }
+        for (version, dir) in found {
+            let dir = inside.follow(&dir).path;
+            let cause =
+                format!("the server does not run: the data of {} {version} is captured as it is", dump.engine.name());
+            self.report_unproved(dump, &dir, &cause);
+            dump.version = Some(version).filter(|version| !version.is_empty());
+            dump.raw.push(dir);
+        }
+        Ok(())
+    }
+
     /// The tables that must be there.
     fn expected(&self) -> impl Iterator<Item = &str> {
         let names = self.schema.expected().into_iter();
@@ -211,13 +309,7 @@ impl Work<'_> {
             return Ok(());
         }
         match sqlite::dump(file, &name, described, csvs)? {
-            Ok(columns) if columns.unknown.is_empty() => {}
-            Ok(columns) => {
-                let which = columns.unknown.join(", ");
-                let note =
-                    format!("table {name}: not in this xCAT's schema, so in its file and not in its CSV: {which}");
-                self.progress.tell(Event::Note(&note));
-            }
+            Ok(columns) => columns.unknown_in(&name).iter().for_each(|note| self.progress.tell(Event::Note(note))),
             Err(why) if self.expected().any(|table| table == name) || self.schema.tables.is_empty() => {
                 self.report(dump, &file.path, "read the table in", &format!("table {name}: {why}"));
             }

@@ -66,6 +66,8 @@ mod limits;
 
 mod meanwhile;
 
+mod mn_servers;
+
 mod mn_sqlite;
 
 mod mn_tables;
@@ -199,4 +201,5 @@ mod support {
     pub mod packaged;
 
     pub mod http;
+    pub mod servers;
 }
