@@ -56,5 +56,8 @@ if [ -z "$place" ]; then
     exit 1
 fi
 umask "$mask"
+if [ ! -e /proc/self/fd ]; then
+    say '/proc is not mounted, and attributes of files cannot be told without it: mount -t proc proc /proc'
+fi
 XSNAP_REPO=$here "$place/xsnap" "$@"
 exit $?
