@@ -104,13 +104,14 @@ fn a_repository_mastered_onto_an_iso_lists_and_restores_from_the_mounted_iso() {
     }
     assert!(include_str!("../../README.md").contains(MASTER));
     let (_place, path) = place();
-    let [source, image] = ["source", "image.iso"].map(|name| path.join(name));
+    let source = path.join("source");
     random_tree(4, &source);
     fs::write(source.join("known file"), "known content").unwrap();
     for password in [None, Some("secret")] {
         let repo = path.join(format!("repository {}", password.is_some()));
         Store::init(repo.clone(), password).backup(&source);
         aboard::with_stand_in(&repo);
+        let image = path.join(format!("image {}.iso", password.is_some()));
         let words: Vec<&str> = MASTER.split(' ').skip(1).collect();
         let words = words.into_iter().map(OsStr::new);
         let words: Vec<&OsStr> =
@@ -127,7 +128,8 @@ fn a_repository_mastered_onto_an_iso_lists_and_restores_from_the_mounted_iso() {
         drop(mounted);
         // And whoever takes everything off the disc has the repository again.
         let copied = path.join(format!("copied {}", password.is_some()));
-        let words = ["-osirrox", "on", "-indev", image.to_str().unwrap(), "-extract", "/", copied.to_str().unwrap()];
+        let disc = format!("stdio:{}", image.display());
+        let words = ["-osirrox", "on", "-indev", &disc, "-extract", "/", copied.to_str().unwrap()];
         system("xorriso", &words.map(OsStr::new));
         let writable = ["-R", "u+w", copied.to_str().unwrap()];
         system("chmod", &writable.map(OsStr::new));
