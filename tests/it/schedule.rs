@@ -221,8 +221,22 @@ fn the_words_of_a_schedule_become_units_and_nothing_is_changed_by_a_dry_run() {
     let paths = format!("\"--existing\" \"{}\"", scene.source.display());
     let true_program = Path::new("/bin/true").canonicalize().unwrap();
     assert_eq!(line("ExecStart="), format!("ExecStart={} backup {access} {paths}", true_program.display()));
+    let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
     let rules = "\"--keep-daily=7\" \"--keep-weekly=unlimited\" \"--keep-within=1y2d\" \"--prune\"";
-    assert_eq!(line("ExecStopPost="), format!("ExecStopPost={} forget {access} {rules}", true_program.display()));
+    assert_eq!(
+        line("ExecStopPost="),
+        format!("ExecStopPost={} forget {access} \"--host={host}\" {rules}", true_program.display())
+    );
+    // Without a path, this management node: what is captured of it may change from night to night.
+    let capture =
+        ["--daily", "02:30", "--keep-last", "3", "--json", "--program", "/bin/true", "--", "--cluster", "alpha beta"];
+    let capture = run(&scene.repo, [&["schedule", "-n"], &capture[..]].concat()).expect(0).message("schedule");
+    let lines: Vec<&str> =
+        capture["service"].as_str().unwrap().lines().filter(|line| line.starts_with("Exec")).collect();
+    assert!(lines[0].ends_with("\"--existing\" \"--cluster\" \"alpha beta\""), "{lines:?}");
+    let whose =
+        format!("\"--host={host}\" \"--cluster=alpha beta\" \"--group-by=cluster,host\" \"--keep-last=3\" \"--prune\"");
+    assert!(lines[1].ends_with(&whose), "{lines:?}");
     assert!(!service.contains("x\\n") && ran.text().contains("can read"), "{}", ran.text());
     assert!(made["timer"].as_str().unwrap().contains("OnCalendar=*-*-* 02:30:00"));
     for (words, why) in [

@@ -1,7 +1,8 @@
 //! schedule.
 
 use crate::cli::{
-    args::Args,
+    args::{Args, Backup, Command},
+    commands::backup::host_name,
     session::{Session, shown},
     words::{keep::Keep, schedule::Schedule as Words},
 };
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde::Serialize;
 use std::{
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 use xsnap::{
@@ -87,12 +88,13 @@ fn meant(session: &Session<'_>, words: &Words) -> Result<Schedule> {
     }
     let paths = words.paths.iter().map(|path| Ok(text(&absolute(path)?)?.to_owned())).collect::<Result<Vec<_>>>()?;
     let backup = [words.backup.as_slice(), paths.as_slice()].concat();
-    // What cannot be typed cannot be run at night. What is without any PATH is the capture's own matter.
-    if !paths.is_empty() {
-        let typed = ["xsnap", "backup"].into_iter().chain(backup.iter().map(String::as_str));
-        Args::try_parse_from(typed)
-            .map_err(|e| Error::Usage(format!("`xsnap backup` does not take these words: {e}")))?;
-    }
+    // What cannot be typed cannot be run at night.
+    let typed = ["xsnap", "backup"].into_iter().chain(backup.iter().map(String::as_str));
+    let typed = Args::try_parse_from(typed)
+        .map_err(|e| Error::Usage(format!("`xsnap backup` does not take these words: {e}")))?;
+    let Command::Backup(typed) = &typed.command else { bail!(Error::Usage("only a backup can be scheduled".into())) };
+    let rules = keep_words(&words.keep);
+    let forget = if rules.is_empty() { rules } else { [whose(typed)?, rules].concat() };
     Ok(Schedule {
         name: words.name.clone(),
         program: program(words.program.as_deref())?,
@@ -100,8 +102,21 @@ fn meant(session: &Session<'_>, words: &Words) -> Result<Schedule> {
         daily,
         password_file,
         backup,
-        forget: keep_words(&words.keep),
+        forget,
     })
+}
+
+/// Which snapshots a rule is applied to: this machine's, for others have rules of their own. What is captured of a management
+/// node changes with what there is, so paths make no groups of its snapshots.
+fn whose(backup: &Backup) -> Result<Vec<String>> {
+    let host = backup.host.as_ref().map_or_else(host_name, |host| host.as_bytes().to_vec());
+    let host = String::from_utf8(host).map_err(|_| Error::Usage("the machine's name cannot be in a unit".into()))?;
+    let mut words = vec![format!("--host={host}")];
+    words.extend(backup.capture.cluster.as_ref().map(|cluster| format!("--cluster={cluster}")));
+    if backup.paths.is_empty() {
+        words.push("--group-by=cluster,host".to_owned());
+    }
+    Ok(words)
 }
 
 /// The program to be run, which must be there tomorrow.

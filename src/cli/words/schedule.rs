@@ -34,7 +34,8 @@ pub struct Schedule {
 }
 
 const SCHEDULE_EXAMPLES: &str = "\
-A systemd timer runs `xsnap backup` every day, and then `xsnap forget --prune` with the rules that were given. Whatever \
+A systemd timer runs `xsnap backup` every day, and then `xsnap forget --prune` with the rules that were given, on this \
+machine's snapshots and no others. Whatever \
 keeps a snapshot from being made or from being complete makes the service fail: `systemctl status xsnap-backup` and \
 `journalctl -u xsnap-backup` tell. A stick that is not there is told as that, and nothing is made in its place. The password \
 of an encrypted repository is read from --password-file; it is never in a unit.
@@ -42,7 +43,7 @@ of an encrypted repository is read from --password-file; it is never in a unit.
 Examples:
   xsnap schedule --repo /media/usb --daily 02:30 --keep-daily 7 --keep-weekly 5
   xsnap schedule --repo /srv/backups --daily 23:00 --name files /etc /srv -- --exclude '*.tmp'
-  xsnap schedule --daily 02:30 --password-file /root/secret --dry-run
+  xsnap schedule --daily 02:30 --password-file /root/secret -- --cluster alpha
   xsnap schedule --remove";
 
 #[derive(Debug, Group)]
