@@ -354,7 +354,7 @@ fn why_missing(search: &Search<'_>, wanted: &Wanted, options: &SupplyOptions) ->
     Problem { path: wanted.shown().into_bytes(), verb: "find the package".to_owned(), cause }
 }
 
-/// Compares two releases by their runs of digits and of other characters.
+/// Compares two releases by their runs of digits and of other characters; a number is newer than letters, as rpm has it.
 fn newer(a: &str, b: &str) -> Ordering {
     let parts = |text: &str| -> Vec<(u64, String)> {
         let mut parts: Vec<String> = Vec::new();
@@ -381,7 +381,6 @@ mod tests {
     fn builds_are_compared_by_their_numbers() {
         let mut builds = ["snap202401", "snap9", "1.el8", "10.el8", "2"];
         builds.sort_by(|a, b| newer(a, b));
-        // As rpm has it, letters are older than numbers.
         assert_eq!(builds, ["snap9", "snap202401", "1.el8", "2", "10.el8"]);
     }
 
