@@ -395,6 +395,9 @@ pub mod mn {
     /// `.xsnap/manifest.json`.
     pub mod manifest;
 
+    /// What a capture is asked for.
+    pub mod options;
+
     /// What is captured, and why.
     pub mod capture;
 

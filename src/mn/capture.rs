@@ -6,7 +6,7 @@
 
 use crate::{
     archive::plan::{Graft, View},
-    error::{Error, Result},
+    error::Result,
     mn::{
         accounts::{self, Account},
         database::{self, Dump, DumpOptions},
@@ -14,9 +14,10 @@ use crate::{
         machine::{Distribution, Machine},
         mounts::{Mount, Mounts},
         named::{self, Named},
+        options::{Options, is_chosen, require_known, require_node},
         packages::{Installed, Manager, Version, installed, version},
         parts::{Finder, Part, Root, sources_of},
-        profile::{Class, Profile, Variables, expand},
+        profile::{Class, Variables, expand},
         strays::{Strays, changed_configuration, strays},
         tables::Tables,
     },
@@ -29,8 +30,6 @@ use std::{
     time::Duration,
 };
 
-/// The parts that no rule of a profile finds.
-pub const FOUND_PARTS: [&str; 6] = ["database", "credentials", "named", "postscripts", "xcat-changes", "packages"];
 /// Where xCAT's own programs are.
 const XCAT_FOLDER: &[u8] = b"/opt/xcat";
 /// Tables that name folders of state that nodes keep on this machine.
@@ -42,29 +41,6 @@ const OWN_FOLDERS: [&str; 8] = ["custom", "postscripts", "prescripts", "post", "
 
 /// How long a file system may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
-/// What is captured, and how.
-#[derive(Debug, Default)]
-pub struct Options {
-    /// The rules.
-    pub profile: Profile,
-    /// The host's own class too.
-    pub include_host: bool,
-    /// Only these parts, if any are named.
-    pub only: BTreeSet<String>,
-    /// Without these parts.
-    pub skip: BTreeSet<String>,
-    /// These paths too.
-    pub also: Vec<Vec<u8>>,
-    /// Classes of what is otherwise left out that are taken in.
-    pub with: BTreeSet<String>,
-    /// The tables eventlog and auditlog too.
-    pub logs: bool,
-    /// Where digests of packaged files are remembered.
-    pub cache: Option<PathBuf>,
-    /// Find out how much every part is.
-    pub measure: bool,
-}
 
 /// Something that was seen and is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,36 +80,6 @@ pub struct CapturePlan {
     pub xcat: Option<Version>,
     hidden: HashSet<Vec<u8>>,
     grafts: Vec<Graft>,
-}
-
-/// Makes sure that there is a management node to be captured.
-///
-/// # Errors
-/// `Usage` that says what is there instead, and what can be done.
-pub fn require_node(machine: &Machine<'_>) -> Result<()> {
-    let inside = &machine.inside;
-    let base = inside.base().display();
-    if inside.exists(b"/etc/xCATSN") {
-        return Err(Error::Usage(format!(
-            "{base} is an xCAT service node (/etc/xCATSN is there): capture its management node, or name what is to be \
-             backed up: xsnap backup PATH"
-        )));
-    }
-    if machine.is_live() {
-        if !inside.exists(b"/etc/xCATMN") {
-            return Err(Error::Usage(
-                "no PATH was given, and this machine is no xCAT management node (/etc/xCATMN is not there): name what \
-                 is to be backed up (xsnap backup PATH), or the mounted disk of a management node (--root DIR)"
-                    .into(),
-            ));
-        }
-    } else if !inside.exists(b"/etc/xcat/site.sqlite") && !inside.exists(b"/etc/xcat/cfgloc") {
-        return Err(Error::Usage(format!(
-            "{base} holds no xCAT management node: neither etc/xcat/site.sqlite nor etc/xcat/cfgloc is there. Is its disk \
-             mounted, with all its file systems?"
-        )));
-    }
-    Ok(())
 }
 
 /// Finds out what is to be captured. Tables and what else is made on the way goes into `staging`, which is empty and can be
@@ -252,30 +198,6 @@ impl CapturePlan {
             problems: self.problems.clone(),
         }
     }
-}
-
-/// Whether a part is to be taken.
-pub fn is_chosen(options: &Options, name: &str) -> bool {
-    (options.only.is_empty() || options.only.contains(name)) && !options.skip.contains(name)
-}
-
-fn require_known(options: &Options) -> Result<()> {
-    let of_profile = options.profile.parts.iter().filter(|p| p.class != Class::Seen).map(|part| part.name.as_str());
-    let known: BTreeSet<&str> = of_profile.chain(FOUND_PARTS).collect();
-    if let Some(name) = options.only.iter().chain(&options.skip).find(|name| !known.contains(name.as_str())) {
-        let known: Vec<&str> = known.into_iter().collect();
-        return Err(Error::Usage(format!("there is no part {name}; the parts are: {}", known.join(", "))));
-    }
-    let of_rules = options.profile.out.iter().map(|rule| rule.class.as_str());
-    let classes: BTreeSet<&str> = of_rules.chain(crate::mn::leftout::CLASSES).collect();
-    if let Some(name) = options.with.iter().find(|name| !classes.contains(name.as_str())) {
-        let classes: Vec<&str> = classes.into_iter().collect();
-        return Err(Error::Usage(format!(
-            "nothing of class {name} is left out; the classes are: {}",
-            classes.join(", ")
-        )));
-    }
-    Ok(())
 }
 
 /// A plan that is being made.

@@ -5,6 +5,7 @@ use crate::{
     mn::{
         digest::{Algorithm, Digest, Hashing},
         index_rpm::REPOMD,
+        repositories::without_secret,
         shelf::{Offered, Shelf, bad, below},
     },
     progress::{Event, Progress},
@@ -80,7 +81,7 @@ impl Client {
     /// `InvalidData` where it is not what it should be; `Interrupted`; else what the way to it says, after a few tries.
     pub fn fetch(&self, url: &str, to: &Path, expected: Expected<'_>, progress: &dyn Progress) -> io::Result<bool> {
         to.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-        progress.tell(Event::Path(url.as_bytes()));
+        progress.tell(Event::Path(without_secret(url).as_bytes()));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(to)?;
         let mut partial = Partial { file, bytes: 0, validator: None };
         let (mut tries, mut proved_wrong) = (0, false);

@@ -4,7 +4,7 @@ use crate::{
     archive::plan::Graft,
     error::{Error, Result},
     mn::{
-        capture::{CapturePlan, Options, is_chosen},
+        capture::CapturePlan,
         identity::{Identity, fqdn, identity},
         machine::Machine,
         manifest::{
@@ -12,6 +12,7 @@ use crate::{
             Manifest, MountWords, NicWords, PackageWords, PartWords, RootWords, TableWords, UnitWords, WhyWords, Word,
             XcatWords,
         },
+        options::{Options, is_chosen},
         origins::{Source, sources, third_party},
         package::Package,
         packages::Manager,

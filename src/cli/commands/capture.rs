@@ -22,9 +22,10 @@ use xsnap::{
     archive::backup::{Request, backup as back_up},
     error::Error,
     mn::{
-        capture::{CapturePlan, Options, plan, require_node},
+        capture::{CapturePlan, plan},
         host::OwnPrograms,
         machine::Machine,
+        options::{Options, require_node},
         profile::{BUILT_IN, Profile},
         record::{Words, record},
         search::SupplyOptions,
