@@ -8,6 +8,7 @@ use crate::support::{
 use std::{
     collections::BTreeSet,
     fs::{self, File},
+    io,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
@@ -15,7 +16,7 @@ use std::{
 };
 use xsnap::{
     mn::{
-        host::OwnPrograms,
+        host::{Order, Outcome, OwnPrograms, Programs},
         machine::Machine,
         origins::{Origin, sources, third_party},
         package::Package,
@@ -195,6 +196,7 @@ fn what_is_read_of_rpms_books_is_what_rpm_says() {
     ];
     where_packages_came_from(&root, &expected, &["perl-Standin-Builder", "perl-Standin-Extra"]);
     what_rpm_left_undone_is_read_from_a_copy(&root);
+    an_older_database_is_read_by_an_rpm_at_hand(&root);
 }
 
 #[test]
@@ -238,6 +240,34 @@ fn what_rpm_left_undone_is_read_from_a_copy(root: &Root) {
     let installed = installed(&machine, staging.path());
     assert_eq!((installed.problems.len(), installed.package("goconserver")), (0, None));
     assert!(installed.package("xCAT").is_some() && before == states());
+}
+
+/// No program at all.
+#[derive(Debug)]
+struct Nothing;
+
+impl Programs for Nothing {
+    fn run(&self, _: Order) -> io::Result<Outcome> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// EL 8 keeps its database in a form that only rpm reads.
+fn an_older_database_is_read_by_an_rpm_at_hand(root: &Root) {
+    let expected = listed(root);
+    let script = include_str!("data/standin/older_books.sh");
+    run(Command::new("sh").args(["-c", script, "sh"]).arg(root.at("/var/lib/rpm")));
+    let staging = tempfile::tempdir().unwrap();
+    let machine = Machine::mounted(root.path(), &OwnPrograms).unwrap();
+    let read = installed(&machine, staging.path());
+    assert_eq!(read.problems, []);
+    assert_eq!(read.packages.iter().map(|p| shown(root.manager, p)).collect::<BTreeSet<_>>(), expected);
+    let strays = found(&machine, &read, None);
+    assert!(texts(&strays.changed).contains(&TEMPLATE) && strays.problems.is_empty());
+    let machine = Machine::mounted(root.path(), &Nothing).unwrap();
+    let read = installed(&machine, staging.path());
+    assert_eq!((read.packages.len(), read.problems.len()), (0, 1));
+    assert_eq!(read.problems[0].cause, "there is no rpm here that could read its database");
 }
 
 #[test]

@@ -59,12 +59,13 @@ impl Root {
 }
 
 /// What makes the roots, and the Debian packages that these programs are in.
-const RPM_TOOLS: [(&str, &str); 5] = [
+const RPM_TOOLS: [(&str, &str); 6] = [
     ("rpmbuild", "rpm"),
     ("createrepo_c", "createrepo-c"),
     ("dnf", "dnf"),
     ("busybox", "busybox-static"),
     ("sqlite3", "sqlite3"),
+    ("db5.3_load", "db5.3-util"),
 ];
 const DEBIAN_TOOLS: [(&str, &str); 3] =
     [("debootstrap", "debootstrap"), ("apt-ftparchive", "apt-utils"), ("dpkg-deb", "dpkg")];
@@ -126,6 +127,10 @@ fn prepared(kind: &str, made_of: &str, make: impl FnOnce(&Path)) -> PathBuf {
     if !done.exists() {
         for entry in fs::read_dir(&base).unwrap().map(Result::unwrap) {
             if entry.file_name().to_str().unwrap().starts_with(&format!("{kind}-")) {
+                // A run that was killed may have left what debootstrap mounts.
+                for mounted in ["proc", "sys"].map(|name| entry.path().join(name)) {
+                    let _ = Command::new("umount").args(["-q", "-R"]).arg(mounted).output();
+                }
                 fs::remove_dir_all(entry.path()).unwrap();
             }
         }
@@ -149,7 +154,6 @@ fn make_debian(root: &Path) {
 }
 
 fn make_apt_root(root: &Path) {
-    // The lock is held by this thread: the inner folder is made without it.
     make_debian(root);
     fs::write(root.join("etc/hostname"), format!("{HOST}\n")).unwrap();
     fs::write(root.join("etc/hosts"), HOSTS).unwrap();
