@@ -45,7 +45,7 @@ const RPM_DISTRIBUTORS: [&str; 11] = [
 /// The vendor of Fedora and of EPEL, which is of the distribution only on Fedora.
 const FEDORA: &str = "fedora project";
 /// What apt's lists of distributors say is their origin.
-const APT_DISTRIBUTORS: [&str; 4] = ["debian", "ubuntu", "raspbian", "debian backports"];
+const APT_DISTRIBUTORS: [&str; 6] = ["debian", "debian backports", "ubuntu", "ubuntuesm", "ubuntuesmapps", "raspbian"];
 /// What repositories of a distributor are called that are not on its medium.
 const SUPPLEMENTS: [&str; 5] = ["crb", "codeready", "powertools", "optional", "builder"];
 

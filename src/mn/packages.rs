@@ -128,7 +128,11 @@ fn from_rpm(machine: &Machine<'_>, folder: &[u8], staging: &Path) -> Installed {
     let mut installed = Installed { manager: Manager::Rpm, packages: Vec::new(), problems: Vec::new(), books: None };
     let read = Books::open(machine, folder, staging).and_then(|books| Ok((books.packages(machine)?, books)));
     match read {
-        Ok((packages, books)) => (installed.packages, installed.books) = (packages, Some(books)),
+        Ok(((packages, damage), books)) => {
+            (installed.packages, installed.books) = (packages, Some(books));
+            let told = damage.into_iter().map(|cause| problem(folder, "find out what is installed", cause));
+            installed.problems.extend(told);
+        }
         Err(e) => {
             let cause = match e.kind() {
                 io::ErrorKind::NotFound => "there is no rpm here that could read its database".to_owned(),

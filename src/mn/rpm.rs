@@ -113,11 +113,13 @@ impl Books {
         Ok(Self::File(copy))
     }
 
-    /// The installed packages; keys that were imported are none.
+    /// The installed packages; keys that were imported are none. And what of the database could not be read: then packages
+    /// are missing.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn packages(&self, machine: &Machine<'_>) -> io::Result<Vec<Package>> {
+    pub fn packages(&self, machine: &Machine<'_>) -> io::Result<(Vec<Package>, Vec<String>)> {
+        let mut damage = Vec::new();
         let mut packages = match self {
             Self::Program(_) => {
                 let outcome = self.ask(machine, ["-qa", "--queryformat", ASK_PACKAGES].map(OsString::from).to_vec())?;
@@ -128,13 +130,13 @@ impl Books {
             }
             Self::File(path) => {
                 let mut found = Vec::new();
-                each_header(path, |number, header| found.push(package_of(number, header)))?;
+                damage = each_header(path, |number, header| found.push(package_of(number, header)))?;
                 found
             }
         };
         packages.retain(|package| package.name != "gpg-pubkey");
         packages.sort_by_key(|package| (package.name.clone(), package.evra()));
-        Ok(packages)
+        Ok((packages, damage))
     }
 
     /// The files of the packages in folders that are wanted.
@@ -249,17 +251,29 @@ pub fn connect(path: &Path) -> io::Result<Connection> {
     Connection::open_with_flags(OsStr::from_bytes(&name), flags).map_err(io::Error::other)
 }
 
-fn each_header(path: &Path, mut take: impl FnMut(i64, &Header<'_>)) -> io::Result<()> {
+/// Reads one header after the other; tells what could not be read, and goes on as far as that can be.
+fn each_header(path: &Path, mut take: impl FnMut(i64, &Header<'_>)) -> io::Result<Vec<String>> {
     let connection = connect(path)?;
     let mut statement =
         connection.prepare("SELECT hnum, blob FROM Packages ORDER BY hnum").map_err(io::Error::other)?;
     let mut rows = statement.query([]).map_err(io::Error::other)?;
-    while let Some(row) = rows.next().map_err(io::Error::other)? {
+    let mut damage = Vec::new();
+    loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(damage),
+            Err(e) => {
+                damage.push(e.to_string());
+                return Ok(damage);
+            }
+        };
         let number: i64 = row.get(0).map_err(io::Error::other)?;
-        let blob = row.get_ref(1).and_then(|value| Ok(value.as_blob()?)).map_err(io::Error::other)?;
-        take(number, &Header::read(blob).ok_or_else(damaged)?);
+        let header = row.get_ref(1).ok().and_then(|value| value.as_blob().ok()).and_then(Header::read);
+        match header.filter(|header| header.text(tag::NAME).is_some_and(|name| !name.is_empty())) {
+            Some(header) => take(number, &header),
+            None => damage.push(format!("the header of package {number} is damaged")),
+        }
     }
-    Ok(())
 }
 
 fn blob_of(connection: &Connection, number: i64) -> io::Result<Vec<u8>> {
