@@ -196,6 +196,7 @@ fn what_is_read_of_rpms_books_is_what_rpm_says() {
     ];
     where_packages_came_from(&root, &expected, &["perl-Standin-Builder", "perl-Standin-Extra"]);
     what_rpm_left_undone_is_read_from_a_copy(&root);
+    a_damaged_header_costs_one_package(&root);
     an_older_database_is_read_by_an_rpm_at_hand(&root);
 }
 
@@ -240,6 +241,30 @@ fn what_rpm_left_undone_is_read_from_a_copy(root: &Root) {
     let installed = installed(&machine, staging.path());
     assert_eq!((installed.problems.len(), installed.package("goconserver")), (0, None));
     assert!(installed.package("xCAT").is_some() && before == states());
+}
+
+/// It is told, and every other package is still found.
+fn a_damaged_header_costs_one_package(root: &Root) {
+    let expected = listed(root);
+    let books = root.at("/var/lib/rpm/rpmdb.sqlite");
+    let put = |blob: &str| {
+        let open = rusqlite::Connection::open(&books).unwrap();
+        open.execute_batch(
+            "PRAGMA journal_mode=delete; CREATE TABLE IF NOT EXISTS kept AS SELECT hnum, blob FROM Packages
+            ORDER BY hnum LIMIT 1;",
+        )
+        .unwrap();
+        let put = format!("UPDATE Packages SET blob = {blob} WHERE hnum = (SELECT hnum FROM kept)");
+        assert_eq!(open.execute(&put, []).unwrap(), 1);
+    };
+    put("zeroblob(4000)");
+    let staging = tempfile::tempdir().unwrap();
+    let machine = Machine::mounted(root.path(), &OwnPrograms).unwrap();
+    let read = installed(&machine, staging.path());
+    assert_eq!((read.packages.len(), read.problems.len()), (expected.len() - 1, 1), "{:?}", read.problems);
+    assert!(read.problems[0].cause.contains("damaged"), "{:?}", read.problems);
+    put("(SELECT blob FROM kept)");
+    rusqlite::Connection::open(&books).unwrap().execute_batch("DROP TABLE kept").unwrap();
 }
 
 /// No program at all.

@@ -28,7 +28,7 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 const HOST: &str = "mn.standin.test";
 const HOSTS: &[u8] = b"127.0.0.1 localhost\n10.99.0.1 mn.standin.test mn\n";
 /// Raised where what is made changes by something that is not in the packages.
-const EDITION: u32 = 1;
+const EDITION: u32 = 2;
 
 /// A root of a test's own.
 #[derive(Debug)]
@@ -179,6 +179,8 @@ fn make_apt_root(root: &Path) {
         ["-o", "Dir::Etc::sourcelist=/dev/null", "-o", "APT::Get::List-Cleanup=0", "-o", "APT::Sandbox::User=root"];
     inner(&[&["apt-get", "update", "-q"][..], &own_lists].concat());
     inner(&["apt-get", "install", "-y", "-q", "--no-install-recommends", "xcat"]);
+    // apt makes these again when it needs them; they would be most of what each test copies.
+    run(Command::new("sh").args(["-c", "rm -f \"$1\"/var/cache/apt/*.bin", "sh"]).arg(root));
 }
 
 /// A repository as xCAT publishes it for apt.
