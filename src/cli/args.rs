@@ -111,7 +111,7 @@ pub enum Command {
     /// List and change the passwords that open an encrypted repository
     Key(key::Key),
     /// The rules of a capture
-    #[command(subcommand, disable_help_subcommand = true)]
+    #[command(subcommand, disable_help_subcommand = true, after_help = crate::cli::words::capture::PROFILE_EXAMPLES)]
     Profile(Profile),
     /// Have a snapshot made every night
     Schedule(Box<Schedule>),

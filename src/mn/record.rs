@@ -30,6 +30,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 /// The folder that only xsnap knows in a snapshot.
 const OWN: &[u8] = b"/.xsnap";
+/// How many serial numbers stand in the record of every snapshot; the manifest has all of them.
+const MAX_SERIALS: usize = 64;
 /// The columns of table linuximage that say where packages beside the distribution's are.
 const PACKAGE_FOLDERS: &str = "otherpkgdir";
 
@@ -105,7 +107,7 @@ fn cluster(identity: &Identity, domain: &str, plan: &CapturePlan, words: &Words)
         name: if name.is_empty() { "unnamed".into() } else { name },
         customer: words.customer.clone(),
         order: words.order.clone(),
-        serials: serials(identity, &plan.dump.tables),
+        serials: serials(identity, &plan.dump.tables).into_iter().take(MAX_SERIALS).collect(),
         xcat: plan.xcat.as_ref().map(|version| version.number.clone()).unwrap_or_default(),
         distribution: plan.distribution.name.clone(),
         nodes: plan.dump.tables.node_count(),
@@ -113,12 +115,13 @@ fn cluster(identity: &Identity, domain: &str, plan: &CapturePlan, words: &Words)
     }
 }
 
-/// The serial numbers of the management node and, by table vpd, of its nodes.
+/// The serial numbers of the management node first and then, by table vpd, of its nodes.
 fn serials(identity: &Identity, tables: &Tables) -> Vec<String> {
     let own = identity.serials.iter().map(|serial| serial.value.clone());
     let nodes = tables.enabled("vpd").filter_map(|row| row.text("serial").map(|text| text.trim().to_owned()));
-    let all: BTreeSet<String> = own.chain(nodes).filter(|serial| !serial.is_empty()).collect();
-    all.into_iter().take(crate::repo::cluster::MAX_SERIALS / 16).collect()
+    let nodes: BTreeSet<String> = nodes.collect();
+    let mut known = BTreeSet::new();
+    own.chain(nodes).filter(|serial| !serial.is_empty() && known.insert(serial.clone())).collect()
 }
 
 fn manifest(
@@ -137,7 +140,7 @@ fn manifest(
             name: cluster.name.clone(),
             customer: cluster.customer.clone(),
             order: cluster.order.clone(),
-            serials: cluster.serials.clone(),
+            serials: serials(identity, &plan.dump.tables),
             nodes: cluster.nodes,
         },
         machine: machine_words(plan, identity, domain, &services),

@@ -54,6 +54,9 @@ const FILES: [(&str, &str); 27] = [
     ("var/lib/dhcpd/dhcpd.leases", "host cn1 {}\n"),
 ];
 
+/// What is changed, how, and what names it then.
+type Change = (&'static str, fn(&Scene), &'static str);
+
 /// What this scene lacks on purpose: a database of packages.
 const NO_PACKAGES: &str = "neither rpm's nor dpkg's database is there";
 
@@ -191,7 +194,7 @@ fn what_is_not_as_it_should_be_is_named_and_makes_the_capture_incomplete() {
     if !privileged() {
         return;
     }
-    let changes: [(&str, fn(&Scene), &str); 8] = [
+    let changes: [Change; 8] = [
         ("a table that is gone", |s| fs::remove_file(s.node.table("nodelist")).unwrap(), "nodelist"),
         ("a damaged table", |s| fs::write(s.node.table("hosts"), vec![7; 8192]).unwrap(), "hosts.sqlite"),
         ("an empty root", |s| s.set_site("tftpdir", "/empty"), "/empty"),

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::{
+    ffi::OsString,
     io::Write,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -23,6 +24,7 @@ use xsnap::{
     error::Error,
     mn::{
         capture::{CapturePlan, plan},
+        hooks::{self, Stage},
         host::OwnPrograms,
         machine::Machine,
         options::{Options, require_node},
@@ -31,7 +33,7 @@ use xsnap::{
         search::SupplyOptions,
         staging::Staging,
     },
-    repo::{choice::note_of_others, cluster::Cluster},
+    repo::{choice::note_of_others, cluster::Cluster, snapshot::Snapshot},
 };
 
 /// Where copies are made on the way, the first that can be written to.
@@ -49,7 +51,7 @@ pub fn profile(session: &Session<'_>, words: &ProfileWords) -> Result<u8> {
     Ok(0)
 }
 
-/// Captures a management node.
+/// Captures a management node, between the administrator's hooks.
 pub fn capture(session: &Session<'_>, words: &Backup) -> Result<u8> {
     let programs = OwnPrograms;
     let mut machine = match &words.capture.root {
@@ -62,12 +64,39 @@ pub fn capture(session: &Session<'_>, words: &Backup) -> Result<u8> {
             "a management node is captured by root: its keys and tables can be read by nobody else".into()
         ));
     }
+    let has_hooks = machine.is_live() && !words.dry_run;
+    if has_hooks {
+        hooks::run(&programs, Path::new(hooks::BASE), Stage::PreCapture, &variables(session, None)?)?;
+    }
+    let made = take(session, words, &mut machine);
+    if has_hooks {
+        let snapshot = made.as_ref().ok().and_then(|(_, snapshot)| snapshot.as_ref());
+        for failed in hooks::run(&programs, Path::new(hooks::BASE), Stage::PostCapture, &variables(session, snapshot)?)?
+        {
+            session.screen.note(&format!("the hook {} failed: {}", shown(&failed.hook), clean(failed.why.as_bytes())));
+        }
+    }
+    made.map(|(code, _)| code)
+}
+
+/// What hooks are told.
+fn variables(session: &Session<'_>, snapshot: Option<&Snapshot>) -> Result<Vec<(String, OsString)>> {
+    let mut variables = vec![("XSNAP_REPO".to_owned(), session.repo_path()?.as_os_str().to_owned())];
+    if let Some(snapshot) = snapshot {
+        variables.push(("XSNAP_SNAPSHOT".into(), snapshot.id.to_string().into()));
+        variables.push(("XSNAP_COMPLETE".into(), if snapshot.complete { "yes" } else { "no" }.into()));
+    }
+    Ok(variables)
+}
+
+/// Plans, and captures unless it is only to be shown; the exit code, and the snapshot that was made.
+fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Result<(u8, Option<Snapshot>)> {
     let staging = staging(words.capture.staging.as_deref())?;
     let mut options = options(&words.capture)?;
     options.measure = words.dry_run;
     options.cache = machine.is_live().then(|| PathBuf::from(CACHE));
     session.screen.begin("capture");
-    let planned = plan(&mut machine, staging.path(), &options, session.screen);
+    let planned = plan(machine, staging.path(), &options, session.screen);
     session.screen.end();
     let mut plan = planned?;
     let supply = SupplyOptions {
@@ -85,10 +114,10 @@ pub fn capture(session: &Session<'_>, words: &Backup) -> Result<u8> {
         program: concat!("xsnap ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
     let recorded =
-        record(&machine, &mut plan, (&options, &supply), &naming, staging.path(), words.dry_run, session.screen)?;
+        record(machine, &mut plan, (&options, &supply), &naming, staging.path(), words.dry_run, session.screen)?;
     if words.dry_run {
         show(session, &plan)?;
-        return Ok(if plan.problems.is_empty() { 0 } else { 3 });
+        return Ok((if plan.problems.is_empty() { 0 } else { 3 }, None));
     }
     let (host, cluster) = (recorded.host, recorded.cluster);
     let cargo = Cargo::read(&words.aboard)?;
@@ -102,13 +131,13 @@ pub fn capture(session: &Session<'_>, words: &Backup) -> Result<u8> {
     if let Some(note) = note_of_others(repository.snapshots(), Some(&cluster.name)) {
         session.screen.note(&note);
     }
-    let request = request(session, words, &machine, &plan, (host, cluster))?;
+    let request = request(session, words, machine, &plan, (host, cluster))?;
     session.screen.begin("backup");
     let made = back_up(&mut repository, &request, session.screen);
     session.screen.end();
     let snapshot = made?;
     tell(session, &plan)?;
-    finish(session, (&repository, &cargo), &snapshot, words)
+    finish(session, (&repository, &cargo), &snapshot, words).map(|code| (code, Some(snapshot)))
 }
 
 fn request(

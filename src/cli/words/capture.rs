@@ -70,7 +70,8 @@ pub enum Profile {
     Show,
 }
 
-const PROFILE_EXAMPLES: &str = "\
+/// What `xsnap profile` is good for.
+pub const PROFILE_EXAMPLES: &str = "\
 Examples:
   xsnap profile show
   xsnap profile show > mine.toml
