@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::{
     ffi::OsString,
     io::Write,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 use xsnap::{
@@ -94,7 +94,7 @@ fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Res
     let staging = staging(words.capture.staging.as_deref())?;
     let mut options = options(&words.capture)?;
     options.measure = words.dry_run;
-    options.cache = machine.is_live().then(|| PathBuf::from(CACHE));
+    options.cache = machine.is_live().then(cache);
     session.screen.begin("capture");
     let planned = plan(machine, staging.path(), &options, session.screen);
     session.screen.end();
@@ -170,6 +170,16 @@ fn staging(given: Option<&Path>) -> Result<Staging> {
     }
     let failure = failure.unwrap_or(Error::Usage("there is no place for copies".into()));
     Err(failure).context("cannot make copies of tables on this machine: name a folder for them with --staging")
+}
+
+/// Where digests of packaged files are kept, with a folder for it. Where none can be made every file is read again, and that
+/// is all.
+fn cache() -> PathBuf {
+    let path = PathBuf::from(CACHE);
+    if let Some(folder) = path.parent() {
+        let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    }
+    path
 }
 
 fn options(words: &Capture) -> Result<Options> {
