@@ -296,6 +296,14 @@ impl<'a> Search<'a> {
         stock::prove(&place.folder(self.machine), &candidate.offered)
     }
 
+    /// Whether a candidate's file is where a list says, as far as that can be seen from here: what is on a server is taken
+    /// for there.
+    pub fn is_there(&self, candidate: &Candidate) -> bool {
+        let Some(place) = self.places.get(candidate.place) else { return false };
+        let folder = place.folder(self.machine);
+        place.url.is_some() || folder.inside.stat(&folder.path_of(&candidate.offered.path)).is_ok()
+    }
+
     fn stop_if_wanted(&self) -> Result<()> {
         if self.progress.stop_wanted() { Err(Error::Interrupted) } else { Ok(()) }
     }

@@ -122,7 +122,9 @@ pub fn outlook(
     let mut outlook = Outlook::default();
     let mut rest = Vec::new();
     for one in wanted {
-        let candidate = search.candidates.iter().find(|candidate| candidate.offered.package == *one);
+        let mut fitting = search.candidates.iter().filter(|candidate| candidate.offered.package == *one);
+        // A list may be older than what is in the folder.
+        let candidate = fitting.find(|candidate| search.is_there(candidate));
         match candidate.and_then(|candidate| search.places.get(candidate.place)) {
             Some(place) => outlook.here.push((one.clone(), place.origin.shown())),
             None => rest.push(one.clone()),
