@@ -51,7 +51,8 @@ pub struct Account {
     pub shell: Vec<u8>,
     /// Why they count.
     pub why: String,
-    /// What is taken: their folders of credentials that are there, as paths that may lead through links.
+    /// What is taken: their folders of credentials that are there, as paths that may lead through links, and links in the
+    /// place of one.
     pub paths: Vec<Vec<u8>>,
 }
 
@@ -232,7 +233,12 @@ impl Search<'_> {
                 let path = [user.home.strip_suffix(b"/").unwrap_or(&user.home), b"/", name].concat();
                 match self.inside.names(&path) {
                     Ok(_) => user.paths.push(path),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                        // A link that leads nowhere is found out by whoever takes it.
+                        let followed = self.inside.follow(&path);
+                        let is_dangling = self.inside.dangling(&followed).is_some();
+                        user.paths.extend(is_dangling.then_some(path));
+                    }
                     Err(e) => {
                         let cause = format!("{}: {e}", String::from_utf8_lossy(&user.name));
                         self.problems.push(problem(&path, "read the credentials of", cause));

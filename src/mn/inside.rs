@@ -88,6 +88,13 @@ impl Inside {
         self.walk(path, true)
     }
 
+    /// The link for which nothing is at the end of a path that was followed, if it is a link's fault.
+    pub fn dangling<'a>(&self, followed: &'a Followed) -> Option<&'a Link> {
+        let is_missing = |stat: &io::Result<Stat>| matches!(stat, Err(e) if e.kind() == io::ErrorKind::NotFound);
+        let last = followed.links.last().filter(|_| is_missing(&followed.stat))?;
+        is_missing(&self.follow(&last.path).stat).then_some(last)
+    }
+
     /// As `follow`, but takes a link in the last place for what it is.
     pub fn follow_to(&self, path: &[u8]) -> Followed {
         self.walk(path, false)

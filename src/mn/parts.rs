@@ -30,6 +30,14 @@ pub struct Root {
     pub links: Vec<Link>,
 }
 
+impl Root {
+    /// Whether whoever takes this has the other one, too, with the links that lead there.
+    fn holds(&self, other: &Self) -> bool {
+        let is_link_held = |link: &Link| self.links.contains(link) || is_below(&link.path, &self.real);
+        (other.real == self.real || is_below(&other.real, &self.real)) && other.links.iter().all(is_link_held)
+    }
+}
+
 /// Files that are chosen together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
@@ -71,7 +79,8 @@ impl<'a> Finder<'a> {
             let Some(pattern) = variables.fill(path) else { continue };
             let is_needed = rule.need.contains(path);
             for path in expand(&self.machine.inside, &pattern) {
-                roots.extend(self.root(&path, is_needed).filter(|root| !roots.iter().any(|r| r.asked == root.asked)));
+                let root = self.root(&path, is_needed);
+                roots.extend(root.filter(|root| !roots.iter().any(|other| other.holds(root))));
             }
             if rule.first && !roots.is_empty() {
                 break;
@@ -102,6 +111,7 @@ impl<'a> Finder<'a> {
             answers(&inside.live_path(path), WAKE_LIMIT);
         }
         let followed = inside.follow(path);
+        let dangling = inside.dangling(&followed).cloned();
         let root = Root { asked: path.to_vec(), real: followed.path, links: followed.links };
         match followed.stat {
             Ok(stat) => {
@@ -117,7 +127,7 @@ impl<'a> Finder<'a> {
                 Some(root)
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                if let Some(link) = root.links.last() {
+                if let Some(link) = dangling {
                     let (from, to) = (String::from_utf8_lossy(&link.path), String::from_utf8_lossy(&link.target));
                     self.problem(path, "follow", &format!("the link {from} leads to {to}, where nothing is"));
                     // The link itself can be taken all the same.
