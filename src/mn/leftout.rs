@@ -346,7 +346,9 @@ impl Rules<'_> {
 
 /// The command that copies a distribution again. Without `-o` it rewrites the images that were just restored.
 fn again_by_copycds(release: &str, arch: &str, path: &[u8]) -> String {
-    format!("copycds -o -n {release} -a {arch} -p {} ISO", String::from_utf8_lossy(path))
+    let option = |name: &str, value: &str| if value.is_empty() { String::new() } else { format!(" -{name} {value}") };
+    let (release, arch) = (option("n", release), option("a", arch));
+    format!("copycds -o{release}{arch} -p {} ISO", String::from_utf8_lossy(path))
 }
 
 /// Whether a path is below another one.
