@@ -28,6 +28,8 @@ mod cluster_stick;
 
 mod clusters;
 
+mod capture_roots;
+
 mod copy;
 
 mod copy_forged;
@@ -195,6 +197,8 @@ mod support {
     pub mod standin;
 
     pub mod roots;
+
+    pub mod inner;
 
     pub mod xcat;
 
