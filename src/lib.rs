@@ -403,4 +403,13 @@ pub mod mn {
 
     /// What was found out, as manifest and cluster.
     pub mod record;
+
+    /// What a snapshot of a management node says of it.
+    pub mod recalled;
+
+    /// Rows of a table compared.
+    pub mod rows;
+
+    /// What differs between two management nodes.
+    pub mod differences;
 }
