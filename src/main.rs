@@ -39,6 +39,9 @@ mod cli {
 
         /// schedule, status.
         pub mod schedule;
+
+        /// The words of show.
+        pub mod show;
     }
 
     /// The words a person may type.
@@ -82,6 +85,12 @@ mod cli {
 
         /// forget, tag, label, protect, unprotect.
         pub mod keep;
+
+        /// show.
+        pub mod show_snapshot;
+
+        /// diff of two management nodes.
+        pub mod compare_nodes;
 
         /// diff.
         pub mod compare;
@@ -145,6 +154,7 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         }
         Command::Backup(words) => commands::backup::backup(&session, words),
         Command::List(words) => commands::show::list(&session, words),
+        Command::Show(words) => commands::show_snapshot::show(&session, words),
         Command::Ls(words) => commands::show::ls(&session, words),
         Command::Cat(words) => commands::show::cat(&session, words),
         Command::Dump(words) => commands::show::dump(&session, words),

@@ -11,6 +11,7 @@ use crate::cli::words::{
     prune::{Prune, parse_size},
     repair::Repair,
     schedule::{Schedule, Status},
+    show::Show,
 };
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use std::{ffi::OsString, path::PathBuf};
@@ -73,6 +74,8 @@ pub enum Command {
     /// List the snapshots; those that the last check found damaged are marked
     #[command(visible_alias = "snapshots")]
     List(List),
+    /// Say what a snapshot is of: of a management node, what it was
+    Show(Show),
     /// List what is in a snapshot
     Ls(Ls),
     /// Write files of a snapshot to the standard output

@@ -104,6 +104,8 @@ mod cli_keys;
 
 mod cli_manual;
 
+mod cli_nodes;
+
 mod cli_reports;
 
 mod cli_repair;

@@ -1,7 +1,10 @@
 //! diff.
 
 use crate::cli::{
-    commands::show::{kind, owner_text},
+    commands::{
+        compare_nodes::compare_nodes,
+        show::{kind, owner_text},
+    },
     render::{JsonBytes, clean, count, json_bytes, size},
     session::{Session, time_text},
     words::compare::Diff,
@@ -30,13 +33,15 @@ use xsnap::{
     },
 };
 
+/// What a captured management node has otherwise than the machine.
+const OF_CAPTURES: [&str; 3] = ["/.xsnap", "/etc/xcat/*.sqlite", "/etc/xcat/*.sqlite-*"];
+
 /// Compares two snapshots, or one with this machine.
 pub fn diff(session: &Session<'_>, words: &Diff) -> Result<u8> {
     let exclude = Patterns::new(&words.exclude)?;
     let repository = session.open(Access::Read)?;
     let reader = repository.tree_reader()?;
     let (before, before_path) = session.chosen(&repository, &words.before, &words.choice)?;
-    session.screen.begin("compare");
     let (comparison, after) = match &words.after {
         Some(word) => {
             let (after, after_path) = session.chosen(&repository, word, &words.choice)?;
@@ -49,12 +54,21 @@ pub fn diff(session: &Session<'_>, words: &Diff) -> Result<u8> {
             if before.sources != after.sources && before_path.is_empty() && after_path.is_empty() {
                 session.screen.note("the two snapshots are of different paths");
             }
+            // Of all the questions after an upgrade, the first: so it is answered before any file is looked at.
+            if before_path.is_empty() && after_path.is_empty() {
+                compare_nodes(session, &repository, before, after)?;
+            }
+            session.screen.begin("compare");
             let tops = (entry_at(&reader, before, &before_path)?, entry_at(&reader, after, &after_path)?);
             let before = Selected { entry: &tops.0, path: &before_path, sources: &before.sources };
             let selected = Selected { entry: &tops.1, path: &after_path, sources: &after.sources };
             (compare(&reader, &before, &selected, &exclude, session.screen), Some(after))
         }
-        None => (live(session, words, &exclude, &reader, (before, &before_path)), None),
+        None => {
+            let exclude = live_patterns(session, words, before, exclude)?;
+            session.screen.begin("compare");
+            (live(session, words, &exclude, &reader, (before, &before_path)), None)
+        }
     };
     session.screen.end();
     let mut comparison = comparison?;
@@ -67,6 +81,20 @@ pub fn diff(session: &Session<'_>, words: &Diff) -> Result<u8> {
 fn entry_at(reader: &Reader, snapshot: &Snapshot, path: &[u8]) -> Result<Entry> {
     let found = listing::find(reader, &snapshot.root, path)?;
     Ok(found.ok_or_else(|| Error::Usage(format!("snapshot {} has no {}", snapshot.id.short(), clean(path))))?)
+}
+
+/// What is left out of a comparison with this machine: of a captured management node, also what only the snapshot has, and
+/// copies of tables, which never are the same bytes as the files that a running database writes.
+fn live_patterns(session: &Session<'_>, words: &Diff, before: &Snapshot, exclude: Patterns) -> Result<Patterns> {
+    if before.cluster.is_none() {
+        return Ok(exclude);
+    }
+    session.screen.note(
+        "/.xsnap, which only the snapshot has, and the files of xCAT's tables, of which it has copies, are left out: \
+         `xsnap backup` and a diff of two snapshots tell how tables differ",
+    );
+    let own = OF_CAPTURES.map(str::to_owned);
+    Ok(Patterns::new(words.exclude.iter().cloned().chain(own))?)
 }
 
 fn live(

@@ -11,6 +11,9 @@ Each line begins with what became of the entry:
                 R  a file was renamed
 +? and -? stand for what may have been left out of the other side.
 
+Of two management nodes it says first which nodes, rows of tables, packages
+and services differ. Passwords and the like are never shown.
+
 Examples:
   xsnap diff 3k7f9q2m latest               what has changed since
   xsnap diff 3k7f9q2m latest:/etc          the same, in /etc alone
