@@ -60,7 +60,18 @@ impl Scene {
     /// Something is always missing from so small a machine.
     fn capture(&self) {
         let root = self.node.root();
-        let words = ["backup", "--no-self", "--customer", "Acme", "--order", "4711", "--root", root.to_str().unwrap()];
+        let words = [
+            "backup",
+            "--no-self",
+            "--cluster",
+            "alpha",
+            "--customer",
+            "Acme",
+            "--order",
+            "4711",
+            "--root",
+            root.to_str().unwrap(),
+        ];
         run(&self.repo, words).expect(3);
     }
 
@@ -100,10 +111,10 @@ fn show_tells_people_what_a_management_node_was_and_programs_the_whole_manifest(
     scene.capture();
     let text = scene.run(&["show", "latest"]).expect(0).text();
     for (heading, words) in [
-        ("cluster", ["mn1.cluster.test", "customer Acme", "order 4711"]),
+        ("cluster", ["alpha (customer", "customer Acme", "order 4711"]),
         ("xCAT", ["2.16.5", "", ""]),
         ("host name", ["mn1", "domain cluster.test", ""]),
-        ("database", ["sqlite", "73 tables", "with rows"]),
+        ("database", ["sqlite", "71 tables", "with rows"]),
         ("packages", ["2 packages", "dpkg", "1 of xCAT"]),
         ("installs", ["not by itself", "", ""]),
         ("parts", ["", "", ""]),
