@@ -114,7 +114,7 @@ fn show_tells_people_what_a_management_node_was_and_programs_the_whole_manifest(
         ("cluster", ["alpha (customer", "customer Acme", "order 4711"]),
         ("xCAT", ["2.16.5", "", ""]),
         ("host name", ["mn1", "domain cluster.test", ""]),
-        ("database", ["sqlite", "71 tables", "with rows"]),
+        ("database", ["SQLite", "71 tables", "with rows"]),
         ("packages", ["2 packages", "dpkg", "1 of xCAT"]),
         ("installs", ["not by itself", "", ""]),
         ("parts", ["", "", ""]),

@@ -136,7 +136,7 @@ impl Page {
         self.line("snapshot", &format!("{}{label}", s.id));
         let marks = [(!s.complete, "incomplete"), (s.protected, "protected")];
         let marks: Vec<&str> = marks.into_iter().filter_map(|(has, mark)| has.then_some(mark)).collect();
-        self.line("made", &joined(&[&time_text(s.time), "by xsnap", &s.program]));
+        self.line("made", &joined(&[&time_text(s.time), "by", &s.program]));
         self.line("marks", &marks.join(", "));
         self.line("tags", &s.tags.join(", "));
         self.line("host", &String::from_utf8_lossy(&s.host));
