@@ -222,6 +222,7 @@ Examples:
   xsnap backup --repo /media/usb                capture this management node
   xsnap backup --repo /media/usb --dry-run      see what would be taken, and why
   xsnap backup --root /mnt --cluster alpha      capture one that does not run
+  xsnap backup --profile mine.toml --dry-run    with rules of your own
   xsnap backup --repo /media/usb /etc /root
   xsnap backup --tag nightly --exclude '*.tmp' --exclude-caches -x / /boot
   xsnap backup --dry-run /srv

@@ -288,8 +288,14 @@ impl<'a> Work<'a> {
             }
         }
         if self.is_chosen("database") {
-            let roots = self.dump.raw.iter().filter_map(|path| self.finder.root(path, true)).collect();
-            self.add("database", "the tables of xCAT", roots);
+            let roots: Vec<Root> = self.dump.raw.iter().filter_map(|path| self.finder.root(path, true)).collect();
+            let name = self.dump.engine.name();
+            let why = match self.dump.unproved {
+                true => format!("the tables of xCAT in {name}, as they lie on the disk"),
+                false => format!("{} tables of xCAT in {name}: copies that agree, and CSV", self.dump.proofs.len()),
+            };
+            let (name, class) = ("database".to_owned(), Class::Must);
+            self.parts.push(Part { name, class, why, roots, size: None });
         }
     }
 

@@ -17,6 +17,7 @@ use crate::{
         package::Package,
         packages::Manager,
         parts::Part,
+        profile::Class,
         search::SupplyOptions,
         shelf::Wanted,
         supply::{Supply, gather, outlook},
@@ -80,6 +81,12 @@ pub fn record(
     } else {
         package_words(plan, &sources(machine, &plan.installed))
     };
+    let own_packages = packages.xcat.len() + packages.foreign.len();
+    if own_packages > 0 && is_chosen(options, "packages") {
+        let missing = packages.missing.len();
+        let why = format!("{} packages of xCAT and of others that it needs, {missing} of them missing", own_packages);
+        plan.parts.push(Part { name: "packages".into(), class: Class::Must, why, roots: Vec::new(), size: None });
+    }
     let domain = plan.dump.tables.site("domain").unwrap_or_default();
     let cluster = cluster(&identity, &domain, plan, words);
     let manifest = manifest(machine, plan, (&identity, domain), words, &cluster, packages);

@@ -59,6 +59,10 @@ pub fn capture(session: &Session<'_>, words: &Backup) -> Result<u8> {
         None => Machine::this(&programs)?,
     };
     require_node(&machine)?;
+    if !words.dry_run {
+        // What cannot be stored need not be gathered.
+        session.refuse_unmounted(session.repo_path()?, words.allow_unmounted)?;
+    }
     if !rustix::process::geteuid().is_root() {
         bail!(Error::Usage(
             "a management node is captured by root: its keys and tables can be read by nobody else".into()
@@ -93,7 +97,7 @@ fn variables(session: &Session<'_>, snapshot: Option<&Snapshot>) -> Result<Vec<(
 fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Result<(u8, Option<Snapshot>)> {
     let staging = staging(words.capture.staging.as_deref())?;
     let mut options = options(&words.capture)?;
-    options.measure = words.dry_run;
+    options.measure = true;
     options.cache = machine.is_live().then(cache);
     session.screen.begin("capture");
     let planned = plan(machine, staging.path(), &options, session.screen);
@@ -253,6 +257,9 @@ fn show(session: &Session<'_>, plan: &CapturePlan) -> Result<()> {
     table.load_style(presets::NOTHING).set_header(["part", "class", "size", "path", "why"]);
     for part in &plan.parts {
         let bytes = part.size.map_or_else(String::new, |s| size(s.bytes));
+        if part.roots.is_empty() {
+            table.add_row([part.name.as_str(), part.class.word(), bytes.as_str(), "", part.why.as_str()]);
+        }
         for (n, root) in part.roots.iter().take(MAX_LINES).enumerate() {
             let leads = if root.real == root.asked { String::new() } else { format!(" -> {}", clean(&root.real)) };
             let path = format!("{}{leads}", clean(&root.asked));

@@ -74,5 +74,4 @@ pub enum Profile {
 pub const PROFILE_EXAMPLES: &str = "\
 Examples:
   xsnap profile show
-  xsnap profile show > mine.toml
-  xsnap backup --profile mine.toml --dry-run";
+  xsnap profile show > mine.toml    a beginning for `backup --profile`";
