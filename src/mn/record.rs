@@ -109,7 +109,8 @@ pub fn record(
 /// The cluster that the snapshot is of.
 fn cluster(identity: &Identity, domain: &str, plan: &CapturePlan, words: &Words) -> Cluster {
     let host = String::from_utf8_lossy(&identity.host_name).into_owned();
-    let name = words.cluster.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| fqdn(&host, domain));
+    let own = if host.is_empty() { domain.to_owned() } else { fqdn(&host, domain) };
+    let name = words.cluster.clone().filter(|name| !name.is_empty()).unwrap_or(own);
     Cluster {
         name: if name.is_empty() { "unnamed".into() } else { name },
         customer: words.customer.clone(),

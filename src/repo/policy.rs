@@ -176,7 +176,7 @@ pub struct GroupKey {
     pub cluster: Option<String>,
     /// The machine.
     pub host: Option<Vec<u8>>,
-    /// The paths that were backed up, in order.
+    /// The paths that were backed up, in order; none for a snapshot of a cluster, whose paths are what was found there.
     pub paths: Option<Vec<Vec<u8>>>,
     /// The tags, in order.
     pub tags: Option<Vec<String>>,
@@ -193,7 +193,7 @@ impl GroupKey {
         Self {
             cluster: by.cluster.then(|| snapshot.cluster.as_ref().map(|c| c.name.clone()).unwrap_or_default()),
             host: by.host.then(|| snapshot.host.clone()),
-            paths: by.paths.then(|| in_order(&snapshot.sources)),
+            paths: by.paths.then(|| in_order(snapshot.asked_for())),
             tags: by.tags.then(|| in_order(&snapshot.tags)),
         }
     }

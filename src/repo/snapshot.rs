@@ -186,6 +186,12 @@ fn take_cluster(extensions: &mut Extensions) -> Option<Cluster> {
 }
 
 impl Snapshot {
+    /// The paths that somebody asked for, which tell series of snapshots apart: none for one of a cluster, for which it was
+    /// found out what to take.
+    pub fn asked_for(&self) -> &[Vec<u8>] {
+        if self.cluster.is_some() { &[] } else { &self.sources }
+    }
+
     /// The body of the object of this name that holds this snapshot, sealed; of its problems, those that fit.
     ///
     /// # Errors

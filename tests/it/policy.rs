@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use xsnap::{
     id::SnapshotId,
     repo::{
+        cluster::Cluster,
         policy::{Calendar, Count, Group, GroupBy, Period, Policy, Rule, Within},
         snapshot::Snapshot,
         tree::Time,
@@ -493,4 +494,17 @@ fn a_policy_forgets_nothing_more_of_what_it_has_kept() {
             assert!(rules.is_empty() || once.contains(&snapshots.iter().map(|s| s.commit).max().unwrap()));
         }
     }
+}
+
+#[test]
+fn nights_of_a_captured_node_are_one_series_whatever_was_found_there() {
+    let mut snapshots = nights("2026-05-01T23:00:00Z", 4);
+    for (n, s) in snapshots.iter_mut().enumerate() {
+        s.cluster = Some(Cluster { name: "alpha".into(), ..Cluster::default() });
+        s.sources = vec![format!("/install/custom/{n}").into_bytes()];
+    }
+    let by = GroupBy { cluster: true, host: true, paths: true, ..ALL_TOGETHER };
+    assert_eq!(kept_in(&in_groups([Rule::Last(Count::Of(1))], &snapshots, by, &calendar("UTC"))), [4]);
+    snapshots[0].cluster = None;
+    assert_eq!(kept_in(&in_groups([Rule::Last(Count::Of(1))], &snapshots, by, &calendar("UTC"))), [1, 4]);
 }

@@ -108,7 +108,7 @@ pub fn keep_latest(snapshots: &mut Vec<&Snapshot>, latest: usize) {
     snapshots.reverse();
     snapshots.retain(|s| {
         let cluster = s.cluster.as_ref().map(|cluster| cluster.name.clone());
-        let count = seen.entry((cluster, s.host.clone(), s.sources.clone())).or_insert(0_usize);
+        let count = seen.entry((cluster, s.host.clone(), s.asked_for().to_vec())).or_insert(0_usize);
         *count += 1;
         *count <= latest
     });
@@ -130,7 +130,10 @@ fn table(snapshots: &[&Snapshot], damaged: &BTreeSet<SnapshotId>) -> String {
         let is_damaged = damaged.contains(&s.id);
         let marks = [(is_damaged, " (damaged)"), (!s.complete, " (incomplete)"), (s.protected, " (protected)")];
         let marks: String = marks.into_iter().filter_map(|(has, mark)| has.then_some(mark)).collect();
-        let paths: Vec<String> = s.sources.iter().map(|p| clean(p)).collect();
+        let mut paths: Vec<String> = s.asked_for().iter().map(|p| clean(p)).collect();
+        if s.cluster.is_some() {
+            paths.push(format!("management node ({})", count(s.sources.len() as u64, "path")));
+        }
         let mut row = vec![time_text(s.time), s.id.short(), clean(&s.host)];
         row.extend(has_clusters.then(|| cluster_cells(s.cluster.as_ref())).into_iter().flatten());
         row.extend([
