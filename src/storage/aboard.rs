@@ -122,8 +122,12 @@ fn version_at(bytes: &[u8]) -> Option<Version> {
 }
 
 fn sum_of(bytes: &[u8]) -> String {
-    let sum = HEXLOWER.encode(&Sha256::digest(bytes));
-    sum.get(..SUM_DIGITS).unwrap_or_default().to_owned()
+    name_of_sum(&Sha256::digest(bytes))
+}
+
+/// What of a sum stands in a name.
+fn name_of_sum(sum: &[u8]) -> String {
+    HEXLOWER.encode(sum).get(..SUM_DIGITS).unwrap_or_default().to_owned()
 }
 
 /// A program that a repository carries.
@@ -155,20 +159,39 @@ impl Carried {
 
     /// Whether its bytes are those that its name tells of.
     fn is_whole(&self, root: &Path) -> bool {
-        read(&root.join(FOLDER).join(&self.file), MAX_PROGRAM_BYTES).is_ok_and(|bytes| sum_of(&bytes) == self.sum)
+        let (mut sum, mut piece) = (Sha256::new(), vec![0; PIECE_BYTES]);
+        let path = root.join(FOLDER).join(&self.file);
+        let summed = each_piece(&path, MAX_PROGRAM_BYTES, &mut piece, &mut |bytes| sum.update(bytes));
+        summed.is_ok() && name_of_sum(&sum.finalize()) == self.sum
+    }
+}
+
+/// How much of a file is held at a time.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Shows the bytes of a file, piece after piece, if it is a file, no link, and not too large.
+fn each_piece(path: &Path, max_bytes: u64, piece: &mut [u8], show: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    if !path.symlink_metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let (mut file, mut total_bytes) = (File::open(path)?.take(max_bytes + 1), 0);
+    loop {
+        let length = file.read(piece)?;
+        if length == 0 {
+            return Ok(());
+        }
+        total_bytes += length as u64;
+        if total_bytes > max_bytes {
+            return Err(io::Error::other("it is too large"));
+        }
+        show(piece.get(..length).unwrap_or_default());
     }
 }
 
 /// A file's bytes, if it is a file, no link, and not too large.
 fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
-    if !path.symlink_metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
     let mut bytes = Vec::new();
-    File::open(path)?.take(max_bytes + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > max_bytes {
-        return Err(io::Error::other("it is too large"));
-    }
+    each_piece(path, max_bytes, &mut [0; 4096], &mut |piece| bytes.extend_from_slice(piece))?;
     Ok(bytes)
 }
 
@@ -211,6 +234,16 @@ pub fn carried(root: &Path) -> io::Result<Vec<Carried>> {
     }
     found.sort_by(|a: &Carried, b| (&a.machine, &b.version, &b.file).cmp(&(&b.machine, &a.version, &a.file)));
     Ok(found)
+}
+
+/// Whether a repository carries, whole, a program for this kind of machine in the version of this very program or a later one.
+/// Every backup asks, so that the program itself is not read for it.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn has_own(root: &Path, machine: &str) -> io::Result<bool> {
+    let own = Version::own();
+    Ok(carried(root)?.iter().any(|c| c.machine == machine && c.version >= own && c.is_whole(root)))
 }
 
 /// The files of programs that are not what their names say.

@@ -13,6 +13,9 @@ use xsnap::{
     storage::aboard::{self, MAX_PROGRAM_BYTES, Program},
 };
 
+/// Whether this very program runs without anything of the system's.
+const IS_STATIC: bool = cfg!(target_feature = "crt-static");
+
 /// The programs that words name, proven fit before anything is written.
 pub struct Cargo {
     named: Vec<Program>,
@@ -59,13 +62,24 @@ impl Cargo {
     /// Those of reporting.
     pub fn refresh(&self, session: &Session<'_>, root: &Path) -> Result<()> {
         let has_any = || aboard::carried(root).is_ok_and(|carried| !carried.is_empty());
-        if self.is_wanted && (!self.named.is_empty() || has_any()) { self.put(session, root, own()) } else { Ok(()) }
+        let is_due = !self.named.is_empty() || IS_STATIC && has_any();
+        if !self.is_wanted || !is_due {
+            return Ok(());
+        }
+        let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
+        let own = if aboard::has_own(root, &machine).unwrap_or_default() { None } else { own() };
+        self.write(session, root, own)
     }
 
     fn put(&self, session: &Session<'_>, root: &Path, own: Option<Program>) -> Result<()> {
         if !self.is_wanted || self.named.is_empty() && own.is_none() {
             return Ok(());
         }
+        self.write(session, root, own)
+    }
+
+    /// Writes what is not there yet: programs, and the texts beside those that are.
+    fn write(&self, session: &Session<'_>, root: &Path, own: Option<Program>) -> Result<()> {
         let manual = manual::text();
         let own = own.filter(|own| !self.named.iter().any(|named| named.machine() == own.machine()));
         let programs: Vec<Program> = own.into_iter().chain(self.named.iter().cloned()).collect();
@@ -89,7 +103,7 @@ impl Cargo {
 
 /// This very program, if it can be carried.
 fn own() -> Option<Program> {
-    if !cfg!(target_feature = "crt-static") {
+    if !IS_STATIC {
         return None;
     }
     let bytes = std::env::current_exe().and_then(std::fs::read).ok()?;
