@@ -306,7 +306,7 @@ pub mod mn {
     pub mod packages;
 
     /// Where packages came from, and what xCAT requires of others.
-    pub mod origins;
+    pub mod provenance;
 
     /// Digests of files that were computed before.
     pub mod verified;

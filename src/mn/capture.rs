@@ -110,9 +110,7 @@ pub fn plan(
     work.also();
     let decision = work.leave_out();
     let seen = work.seen(&installed)?;
-    if options.measure {
-        work.measure(&decision);
-    }
+    work.measure(&decision);
     let Work { parts, mut hidden, finder, notes, mut problems, .. } = work;
     hidden.extend(silent.iter().map(|problem| problem.path.clone()));
     problems.extend(silent);

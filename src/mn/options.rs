@@ -31,8 +31,6 @@ pub struct Options {
     pub logs: bool,
     /// Where digests of packaged files are remembered.
     pub cache: Option<PathBuf>,
-    /// Find out how much every part is.
-    pub measure: bool,
 }
 
 /// Makes sure that there is a management node to be captured.

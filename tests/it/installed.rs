@@ -18,9 +18,9 @@ use xsnap::{
     mn::{
         host::{Order, Outcome, OwnPrograms, Programs},
         machine::Machine,
-        origins::{Origin, sources, third_party},
         package::Package,
         packages::{self, Installed, installed, version},
+        provenance::{Origin, sources, third_party},
         strays::{Strays, changed_configuration, strays},
         units::services,
     },

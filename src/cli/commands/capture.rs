@@ -97,7 +97,6 @@ fn variables(session: &Session<'_>, snapshot: Option<&Snapshot>) -> Result<Vec<(
 fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Result<(u8, Option<Snapshot>)> {
     let staging = staging(words.capture.staging.as_deref())?;
     let mut options = options(&words.capture)?;
-    options.measure = true;
     options.cache = machine.is_live().then(cache);
     session.screen.begin("capture");
     let planned = plan(machine, staging.path(), &options, session.screen);
@@ -207,7 +206,6 @@ fn options(words: &Capture) -> Result<Options> {
         with: set(&words.with),
         logs: words.with_logs,
         cache: None,
-        measure: false,
     })
 }
 
