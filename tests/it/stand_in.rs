@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command};
 fn call(root: &Root, text: &str) -> (i32, String) {
     let mut command = Command::new("chroot");
     command.arg(root.path()).args(["sh", "-c", &format!("({text}) 2>&1")]);
+    // No folder of this machine is in the root.
+    command.env_remove("TMPDIR");
     let output = command.env("PATH", "/opt/xcat/bin:/opt/xcat/sbin:/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -49,7 +49,10 @@ impl Root {
 
     /// Runs a program of the root, in it; it must end well.
     pub fn run<const N: usize>(&self, words: [&str; N]) -> String {
-        run(Command::new("chroot").arg(self.path()).args(words).env("PATH", INNER_PATH).env("LC_ALL", "C"))
+        let mut command = Command::new("chroot");
+        // No folder of this machine is in the root.
+        command.arg(self.path()).args(words).env("PATH", INNER_PATH).env("LC_ALL", "C").env_remove("TMPDIR");
+        run(&mut command)
     }
 
     /// The programs of the root, run in it; rpm, which it has none of, is this machine's.
