@@ -5,7 +5,7 @@ use crate::support::{
     faults::{Faulty, Verb},
     random::Random,
     same::differing,
-    small::{self, backup, restore_path},
+    small::{self, LivePlace, backup, restore_path},
     storage::Memory,
 };
 use std::{
@@ -33,13 +33,15 @@ struct Bench {
     live: PathBuf,
     known: Vec<(SnapshotId, PathBuf)>,
     place: tempfile::TempDir,
+    /// Holds the live tree and nothing else, so that each run backs the same up.
+    _live_place: LivePlace,
 }
 
 impl Bench {
     /// With this many snapshots, each of other content.
     fn build(snapshots: usize, password: Option<&'static str>) -> Self {
-        let (disk, place) = (Memory::new(), small::quick_place());
-        let live = place.path().join("live");
+        let (disk, place, live_place) = (Memory::new(), small::quick_place(), LivePlace::take());
+        let live = live_place.path.join("live");
         let storage: Arc<dyn Storage> = Arc::new(disk.clone());
         let mut repository = small::init(&storage, password).unwrap();
         let mut known = Vec::new();
@@ -50,7 +52,7 @@ impl Bench {
             known.push((backup(&mut repository, &live).unwrap().id, copy));
         }
         write_tree(&live, snapshots);
-        Self { disk, password, live, known, place }
+        Self { disk, password, live, known, place, _live_place: live_place }
     }
 
     fn open(&self, storage: &Arc<dyn Storage>, access: Access) -> Result<Repository> {

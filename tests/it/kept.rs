@@ -130,7 +130,7 @@ fn a_plain_config_among_keys_is_refused() {
 
 #[test]
 fn a_backup_that_meets_damage_stores_what_is_lost_at_once() {
-    let scene = Scene::new();
+    let scene = Scene::quiet();
     scene.backup(&[]).expect(0);
     let catalogue = rusqlite::Connection::open(scene.repo.join("index.sqlite")).unwrap();
     let query = "SELECT name, length_bytes FROM pack WHERE kind = 'tree'";

@@ -2,6 +2,7 @@
 
 use super::{
     program::{Ran, run},
+    small::LivePlace,
     store::place,
 };
 use std::{fs, path::PathBuf};
@@ -9,6 +10,7 @@ use std::{fs, path::PathBuf};
 /// A source, and a repository that is not there yet.
 pub struct Scene {
     _place: tempfile::TempDir,
+    _quiet: Option<LivePlace>,
     /// The folder that both are in.
     pub path: PathBuf,
     /// What is backed up: `file`, and `sub/other`.
@@ -22,10 +24,22 @@ impl Scene {
     pub fn new() -> Self {
         let (_place, path) = place();
         let (source, repo) = (path.join("source"), path.join("repository"));
-        fs::create_dir_all(source.join("sub")).unwrap();
-        fs::write(source.join("file"), "a file").unwrap();
-        fs::write(source.join("sub/other"), "another file").unwrap();
-        Self { _place, path, source, repo }
+        Self { _place, _quiet: None, path, source, repo }.filled()
+    }
+
+    /// A source below folders that other tests leave alone: what is above a source is in its snapshots too, so that only
+    /// here two backups of the same are the same.
+    pub fn quiet() -> Self {
+        let ((_place, path), quiet) = (place(), LivePlace::take());
+        let (source, repo) = (quiet.path.join("live"), path.join("repository"));
+        Self { _place, _quiet: Some(quiet), path, source, repo }.filled()
+    }
+
+    fn filled(self) -> Self {
+        fs::create_dir_all(self.source.join("sub")).unwrap();
+        fs::write(self.source.join("file"), "a file").unwrap();
+        fs::write(self.source.join("sub/other"), "another file").unwrap();
+        self
     }
 
     /// A source that has a snapshot.

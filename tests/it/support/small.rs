@@ -66,14 +66,15 @@ pub fn quick_place() -> tempfile::TempDir {
 
 /// A folder for one live tree, below folders that do not change when tests, or other programs, come and go.
 #[derive(Debug)]
-struct LivePlace {
-    path: PathBuf,
+pub struct LivePlace {
+    /// What it is in: of this test alone as long as it is held; the live tree is `live` in it.
+    pub path: PathBuf,
     _held: fs::File,
 }
 
 impl LivePlace {
     /// The first one that no other test holds; the lock goes with its process, whatever becomes of it.
-    fn take() -> Self {
+    pub fn take() -> Self {
         let operation = rustix::fs::FlockOperation::NonBlockingLockExclusive;
         let free = (0..).find_map(|n| {
             let path = places("/var/tmp", "live").join(n.to_string());
