@@ -413,3 +413,18 @@ pub mod mn {
     /// What differs between two management nodes.
     pub mod differences;
 }
+
+/// What makes another machine that management node.
+pub mod import {
+    /// The steps of an import, and why each is done.
+    pub mod steps;
+
+    /// What an import is asked for.
+    pub mod asked;
+
+    /// Which steps were begun, and how they ended.
+    pub mod journal;
+
+    /// Files of the host and of the management node alike.
+    pub mod merged;
+}
