@@ -425,6 +425,36 @@ pub mod import {
     /// Which steps were begun, and how they ended.
     pub mod journal;
 
+    /// What a snapshot holds for an import.
+    pub mod brought;
+
     /// Files of the host and of the management node alike.
     pub mod merged;
+
+    /// Which path of a snapshot goes where.
+    pub mod placement;
+
+    /// The machine that becomes the management node.
+    pub mod target;
+
+    /// Daemons: stopped, started, enabled.
+    pub mod services;
+
+    /// Files put in their places.
+    pub mod files;
+
+    /// What is replaced is kept, and brought back.
+    pub mod undo;
+
+    /// Captured configuration that no table explains.
+    pub mod unexplained;
+
+    /// What xCAT makes anew of its tables.
+    pub mod regenerate;
+
+    /// What speaks against an import.
+    pub mod preflight;
+
+    /// What holds once an import is done.
+    pub mod proof;
 }

@@ -73,7 +73,11 @@ pub fn accounts(files: &AccountFiles, wanted: &[AccountWords]) -> (AccountFiles,
 
 /// Whether that can be the name of an account in a file whose fields are cut at colons.
 fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && !name.iter().any(|b| matches!(b, b':' | b'\n' | b',' | b'/' | 0)) && !b"+-#".contains(&name[0])
+    !name.is_empty()
+        && !name.iter().any(|b| matches!(b, b':' | b'\n' | b',' | b'/' | 0))
+        && !name.starts_with(b"+")
+        && !name.starts_with(b"-")
+        && !name.starts_with(b"#")
 }
 
 /// A field without what would end it.

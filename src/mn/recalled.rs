@@ -41,8 +41,7 @@ pub struct UnreadTable {
 /// # Errors
 /// `Damaged` or `Missing` where it is lost, or is no file of a bearable length; storage errors.
 pub fn manifest_bytes(repository: &Repository, snapshot: &Snapshot) -> Result<Option<Vec<u8>>> {
-    let Some(entry) = find(&repository.tree_reader()?, &snapshot.root, MANIFEST)? else { return Ok(None) };
-    read(&repository.reader_of(&entry)?, &entry, "the snapshot's manifest", MAX_MANIFEST_BYTES).map(Some)
+    file(repository, snapshot, MANIFEST, MAX_MANIFEST_BYTES)
 }
 
 /// A snapshot's manifest; nothing where it has none.
@@ -51,6 +50,15 @@ pub fn manifest_bytes(repository: &Repository, snapshot: &Snapshot) -> Result<Op
 /// As `manifest_bytes` and `Manifest::load`.
 pub fn manifest(repository: &Repository, snapshot: &Snapshot) -> Result<Option<Manifest>> {
     manifest_bytes(repository, snapshot)?.map(|bytes| Manifest::load(&bytes)).transpose()
+}
+
+/// The bytes of one file of a snapshot; nothing where nothing has that path.
+///
+/// # Errors
+/// `Damaged` or `Missing` where it is lost, is no file, or is longer than `max_bytes`; storage errors.
+pub fn file(repository: &Repository, snapshot: &Snapshot, path: &[u8], max_bytes: u64) -> Result<Option<Vec<u8>>> {
+    let Some(entry) = find(&repository.tree_reader()?, &snapshot.root, path)? else { return Ok(None) };
+    read(&repository.reader_of(&entry)?, &entry, &String::from_utf8_lossy(path), max_bytes).map(Some)
 }
 
 /// Those tables of a snapshot that are named. One that the snapshot does not have is in neither list.

@@ -1,0 +1,159 @@
+//! What a snapshot holds for an import: its manifest, single files, and whole folders brought below an open one.
+
+use crate::{
+    archive::{
+        filter::Patterns,
+        request::{Overwrite, RestoreRequest, Restored, Selected},
+        restore::restore,
+        verify::verify,
+    },
+    error::{Error, Result},
+    mn::{manifest::Manifest, recalled},
+    progress::Progress,
+    repo::{listing::find, repository::Repository, snapshot::Snapshot, tree::Entry},
+};
+use std::os::fd::BorrowedFd;
+
+/// How long a file may be that is merged or compared.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// A snapshot of a management node, opened to make another machine of it.
+#[derive(Debug)]
+pub struct Brought<'a> {
+    /// Where it is.
+    pub repository: &'a Repository,
+    /// It.
+    pub snapshot: &'a Snapshot,
+    /// What it says of the management node.
+    pub manifest: Manifest,
+}
+
+/// What is brought of a snapshot, as patterns on its paths.
+#[derive(Debug, Default)]
+pub struct Choice {
+    /// Only this path and what is below it, if one is named.
+    pub only: Option<Vec<u8>>,
+    /// What is taken, if not everything.
+    pub include: Patterns,
+    /// What is left out.
+    pub exclude: Patterns,
+    /// What the snapshot does not have goes.
+    pub exact: bool,
+    /// Owners by name.
+    pub by_name: bool,
+}
+
+impl<'a> Brought<'a> {
+    /// Opens a snapshot.
+    ///
+    /// # Errors
+    /// `Usage` where it is not of a management node; those of the repository.
+    pub fn open(repository: &'a Repository, snapshot: &'a Snapshot) -> Result<Self> {
+        let manifest = recalled::manifest(repository, snapshot)?.ok_or_else(|| {
+            Error::Usage(format!(
+                "snapshot {} is not of a management node: `xsnap restore` brings its files back, and `xsnap list` shows \
+                 which snapshots have a cluster",
+                snapshot.id.short()
+            ))
+        })?;
+        Ok(Self { repository, snapshot, manifest })
+    }
+
+    /// Whether the snapshot has that path.
+    ///
+    /// # Errors
+    /// Those of the repository.
+    pub fn find(&self, path: &[u8]) -> Result<Option<Entry>> {
+        find(&self.repository.tree_reader()?, &self.snapshot.root, path)
+    }
+
+    /// The bytes of a file; nothing where the snapshot has none of that path.
+    ///
+    /// # Errors
+    /// `Damaged` for what is no file or longer than 64 MiB; those of the repository.
+    pub fn bytes(&self, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        recalled::file(self.repository, self.snapshot, path, MAX_FILE_BYTES)
+    }
+
+    /// Brings what is chosen back to where it was, below the root of a machine. On return it is durable where the file
+    /// system can promise that. What could not be brought exactly was told as problems and is counted.
+    ///
+    /// # Errors
+    /// Those of a restore.
+    pub fn place(
+        &self,
+        choice: &Choice,
+        root: BorrowedFd<'_>,
+        threads: usize,
+        progress: &dyn Progress,
+    ) -> Result<Restored> {
+        let request = request(choice, true, threads);
+        let reader = self.repository.reader_of(&self.snapshot.root)?;
+        let selected = Selected { entry: &self.snapshot.root, path: b"", sources: &self.snapshot.sources };
+        let done = restore(&reader, &selected, root, &request, progress);
+        self.repository.mark_bad(&reader.take_bad_frames())?;
+        done
+    }
+
+    /// Compares what is chosen with what is there, as `place` would put it. Returns how many entries differ; each was told
+    /// as a problem.
+    ///
+    /// # Errors
+    /// Those of the repository.
+    pub fn differing(
+        &self,
+        choice: &Choice,
+        root: BorrowedFd<'_>,
+        threads: usize,
+        progress: &dyn Progress,
+    ) -> Result<u64> {
+        let request = request(choice, true, threads);
+        let reader = self.repository.reader_of(&self.snapshot.root)?;
+        let selected = Selected { entry: &self.snapshot.root, path: b"", sources: &self.snapshot.sources };
+        verify(&reader, &selected, root, &request, progress)
+    }
+
+    /// Brings what a folder of the snapshot holds, or one file, into an open folder. Nothing where the snapshot has no such
+    /// path.
+    ///
+    /// # Errors
+    /// Those of a restore.
+    pub fn unpack(
+        &self,
+        path: &[u8],
+        choice: &Choice,
+        into: BorrowedFd<'_>,
+        threads: usize,
+        progress: &dyn Progress,
+    ) -> Result<Option<Restored>> {
+        let Some(entry) = self.find(path)? else { return Ok(None) };
+        let request = request(choice, false, threads);
+        let reader = self.repository.reader_of(&entry)?;
+        let selected = Selected { entry: &entry, path, sources: &self.snapshot.sources };
+        let done = restore(&reader, &selected, into, &request, progress);
+        self.repository.mark_bad(&reader.take_bad_frames())?;
+        done.map(Some)
+    }
+}
+
+fn request(choice: &Choice, in_place: bool, threads: usize) -> RestoreRequest {
+    RestoreRequest {
+        only: choice.only.clone(),
+        include: choice.include.clone(),
+        exclude: choice.exclude.clone(),
+        overwrite: Overwrite::Always,
+        delete: choice.exact,
+        dry_run: false,
+        by_name: choice.by_name,
+        threads,
+        root_metadata: !in_place && choice.only.is_none() && choice.include.is_empty(),
+        in_place,
+        spare: Vec::new(),
+    }
+}
+
+/// A pattern that matches one path and nothing else. Bytes that are no text match any.
+pub fn literal(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(path);
+    text.split(char::REPLACEMENT_CHARACTER).map(globset::escape).collect::<Vec<_>>().join("?")
+}

@@ -1,0 +1,189 @@
+//! What holds once an import is done: each thing looked at, none believed.
+
+use crate::{
+    error::Result,
+    import::{
+        asked::Asked,
+        brought::{Brought, Choice},
+        placement::Placement,
+        regenerate::nodes,
+        services::{XCAT_PORT, answers, unit_like},
+        target::Target,
+    },
+    mn::{manifest::Manifest, tables::Tables, units::services},
+    progress::Progress,
+};
+use serde::Serialize;
+use std::{net::Ipv4Addr, os::fd::AsFd, path::Path};
+
+/// How many nodes are asked for by name.
+const SAMPLES: usize = 5;
+
+/// Something that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What should hold.
+    pub what: String,
+    /// Whether it does; nothing where that could not be told.
+    pub holds: Option<bool>,
+    /// What was found.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub found: String,
+}
+
+impl Check {
+    /// One that holds or does not.
+    pub fn new(what: impl Into<String>, holds: bool, found: impl Into<String>) -> Self {
+        Self { what: what.into(), holds: Some(holds), found: found.into() }
+    }
+
+    /// One that could not be made.
+    pub fn unknown(what: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { what: what.into(), holds: None, found: found.into() }
+    }
+}
+
+/// Something that was not captured, and how it is made again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Again {
+    /// Where it was.
+    pub path: String,
+    /// What it is.
+    pub why: String,
+    /// The command.
+    pub command: String,
+}
+
+/// Looks at files and keys.
+///
+/// # Errors
+/// Those of the repository.
+pub fn files(
+    target: &Target<'_>,
+    brought: &Brought<'_>,
+    placement: &Placement,
+    asked: &Asked,
+    progress: &dyn Progress,
+) -> Result<Vec<Check>> {
+    let by_name = target.inside().base() == Path::new("/");
+    let mut checks = Vec::new();
+    let mut compare = |what: &str, choice: &Choice| -> Result<()> {
+        let differing = brought.differing(choice, target.root.as_fd(), asked.threads, progress)?;
+        let found = if differing == 0 { String::new() } else { format!("{differing} differ; each was told") };
+        checks.push(Check::new(what, differing == 0, found));
+        Ok(())
+    };
+    for path in &placement.exact {
+        let what = format!("{} is exactly the snapshot's", String::from_utf8_lossy(path));
+        compare(&what, &Choice { only: Some(path.clone()), exact: true, by_name, ..Choice::default() })?;
+    }
+    compare(
+        "the files of the snapshot are in their places, with owner, mode and time",
+        &placement.choice_of_proof(by_name)?,
+    )?;
+    Ok(checks)
+}
+
+/// Looks at services, ports and the daemon.
+pub fn running(target: &Target<'_>, manifest: &Manifest, tables: &Tables) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let units = services(target.machine).units;
+    for words in manifest.units.iter().filter(|words| words.active == Some(true)) {
+        let what = format!("{} runs, as on the captured node", words.name);
+        checks.push(match unit_like(&units, &words.name) {
+            None => Check::new(what, false, "it is not installed"),
+            Some(unit) => match unit.active {
+                Some(active) => Check::new(what, active, if active { "" } else { "it does not" }),
+                None => Check::unknown(what, "no systemd says"),
+            },
+        });
+    }
+    let port = tables.site("xcatdport").and_then(|port| port.parse().ok()).unwrap_or(XCAT_PORT);
+    checks.push(Check::new(format!("xcatd answers on port {port}"), answers(port), ""));
+    let version = target.run("lsxcatd", ["-v"]);
+    let told = version.map(|outcome| String::from_utf8_lossy(&outcome.output).trim().to_owned());
+    checks.push(match told {
+        Ok(text) => {
+            let is_same = text.split_whitespace().any(|word| word == manifest.xcat.version);
+            Check::new(format!("xCAT is {}", manifest.xcat.version), is_same, text)
+        }
+        Err(why) => Check::new(format!("xCAT is {}", manifest.xcat.version), false, why),
+    });
+    checks.extend(names(target, manifest, tables));
+    checks.extend(dhcp(target, manifest, tables));
+    if target.inside().exists(b"/opt/xcat/bin/xcatprobe") {
+        let probe = target.run("xcatprobe", ["xcatmn"]);
+        checks.push(Check::new("xcatprobe xcatmn finds nothing", probe.is_ok(), probe.err().unwrap_or_default()));
+    }
+    checks
+}
+
+/// Nodes with an address in table hosts: the first, the last and some between.
+fn samples(tables: &Tables) -> Vec<(String, Ipv4Addr)> {
+    let addresses: Vec<(String, Ipv4Addr)> = tables
+        .enabled("hosts")
+        .filter_map(|row| Some((row.text("node")?.into_owned(), row.text("ip")?.parse().ok()?)))
+        .collect();
+    let known: std::collections::BTreeSet<String> = nodes(tables).into_iter().collect();
+    let addresses: Vec<_> = addresses.into_iter().filter(|(node, _)| known.contains(node)).collect();
+    let step = (addresses.len() / SAMPLES).max(1);
+    addresses.into_iter().step_by(step).take(SAMPLES).collect()
+}
+
+/// Whether this host's name server knows nodes.
+fn names(target: &Target<'_>, manifest: &Manifest, tables: &Tables) -> Vec<Check> {
+    let had =
+        manifest.units.iter().any(|unit| matches!(unit.name.as_str(), "named" | "bind9") && unit.active == Some(true));
+    if !had {
+        return Vec::new();
+    }
+    let domain = tables.site("domain").unwrap_or_default();
+    let ask = |(node, address): (String, Ipv4Addr)| {
+        let name = format!("{node}.{domain}");
+        let what = format!("the name server here says {address} for {name}");
+        match target.run("nslookup", [name.as_str(), "127.0.0.1"]) {
+            Ok(outcome) => {
+                let text = String::from_utf8_lossy(&outcome.output).into_owned();
+                let found = text.split_whitespace().any(|word| word == address.to_string());
+                Check::new(what, found, if found { "" } else { "it says something else" })
+            }
+            Err(why) if why.contains("cannot be run") => Check::unknown(what, why),
+            Err(why) => Check::new(what, false, why),
+        }
+    };
+    samples(tables).into_iter().map(ask).collect()
+}
+
+/// Whether this host's DHCP server knows nodes: their addresses stand in leases or reservations.
+fn dhcp(target: &Target<'_>, manifest: &Manifest, tables: &Tables) -> Vec<Check> {
+    let had = manifest.parts.iter().any(|part| matches!(part.name.as_str(), "dhcp" | "dhcp-leases"));
+    if !had {
+        return Vec::new();
+    }
+    let with_mac: std::collections::BTreeSet<String> =
+        tables.enabled("mac").filter_map(|row| Some(row.text("node")?.into_owned())).collect();
+    const PLACES: [&[u8]; 5] = [
+        b"/var/lib/dhcpd/dhcpd.leases",
+        b"/var/lib/dhcp/dhcpd.leases",
+        b"/var/lib/dhcp/db/dhcpd.leases",
+        b"/etc/kea/kea-dhcp4.conf",
+        b"/etc/dhcp/dhcpd.conf",
+    ];
+    let texts: Vec<Vec<u8>> = PLACES.iter().filter_map(|path| target.read(path).ok().flatten()).collect();
+    let knows = |word: &str| texts.iter().any(|text| text.windows(word.len()).any(|part| part == word.as_bytes()));
+    let samples = samples(tables).into_iter().filter(|(node, _)| with_mac.contains(node));
+    samples.map(|(node, _)| Check::new(format!("the DHCP server here knows {node}"), knows(&node), "")).collect()
+}
+
+/// What was left out of the snapshot and is not here, and how it is made again.
+pub fn left_out(target: &Target<'_>, manifest: &Manifest) -> Vec<Again> {
+    let is_missing = |path: &[u8]| !target.inside().exists(path);
+    let left_out = manifest.left_out.iter().filter(|out| out.class != "packaged" && is_missing(&out.path.bytes()));
+    left_out
+        .map(|out| Again {
+            path: String::from_utf8_lossy(&out.path.bytes()).into_owned(),
+            why: out.why.clone(),
+            command: out.again.clone(),
+        })
+        .collect()
+}

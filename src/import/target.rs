@@ -1,0 +1,169 @@
+//! The machine that becomes the management node: its files, its programs, and the folder where an import keeps its own.
+
+use crate::{
+    error::{Error, Result},
+    mn::{
+        host::{Order, Outcome},
+        inside::Inside,
+        machine::Machine,
+    },
+};
+use rustix::fs::{Mode, OFlags};
+use std::{
+    ffi::OsStr,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+/// Where an import keeps its own, as the machine sees it.
+pub const OWN: &[u8] = b"/var/lib/xsnap";
+/// How long a file that is merged may be.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// How long a command of xCAT may take: thousands of nodes are a matter of minutes.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// The machine that becomes the management node.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// It.
+    pub machine: &'a Machine<'a>,
+    /// Its root, open for writing below it.
+    pub root: OwnedFd,
+    /// How long other programs have worked.
+    others: Mutex<Duration>,
+}
+
+impl<'a> Target<'a> {
+    /// Opens the machine for writing.
+    ///
+    /// # Errors
+    /// `File` where its root cannot be opened.
+    pub fn open(machine: &'a Machine<'a>) -> Result<Self> {
+        let base = machine.inside.base();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(base, flags, Mode::empty()).map_err(|e| Error::file("open", base, e))?;
+        Ok(Self { machine, root, others: Mutex::new(Duration::ZERO) })
+    }
+
+    /// Its files.
+    pub fn inside(&self) -> &Inside {
+        &self.machine.inside
+    }
+
+    /// Where a path without links on the way is on this machine.
+    pub fn live(&self, path: &[u8]) -> PathBuf {
+        self.inside().live_path(path)
+    }
+
+    /// A folder of the import's own, made for root alone where it is not there.
+    ///
+    /// # Errors
+    /// `File` where it cannot be made.
+    pub fn own(&self, name: &str) -> Result<PathBuf> {
+        let path = self.live(OWN).join(name);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|e| Error::file("make", &path, e))?;
+        Ok(path)
+    }
+
+    /// Runs one of its programs, and counts the time that it takes. What keeps it from being started, or how it failed, is
+    /// the error.
+    ///
+    /// # Errors
+    /// A line for people.
+    pub fn run<A: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> std::result::Result<Outcome, String> {
+        self.order(Order::new(program, arguments).within(COMMAND_LIMIT))
+    }
+
+    /// As `run`, for an order that is made already.
+    ///
+    /// # Errors
+    /// As `run`.
+    pub fn order(&self, order: Order) -> std::result::Result<Outcome, String> {
+        let name = order.program.to_string_lossy().into_owned();
+        let began = Instant::now();
+        let outcome = self.machine.programs().run(order);
+        self.spent(began.elapsed());
+        match outcome {
+            Ok(outcome) if outcome.is_good() => Ok(outcome),
+            Ok(outcome) => {
+                // xCAT's commands complain on either of their outputs.
+                let printed = String::from_utf8_lossy(&outcome.output).into_owned();
+                let last = printed.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+                let why = outcome.why();
+                Err(if outcome.complaints.is_empty() && !last.is_empty() {
+                    format!("{name}: {why}: {last}")
+                } else {
+                    format!("{name}: {why}")
+                })
+            }
+            Err(e) => Err(format!("{name} cannot be run: {e}")),
+        }
+    }
+
+    /// Counts time that others have worked.
+    pub fn spent(&self, time: Duration) {
+        *self.others.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += time;
+    }
+
+    /// How long others have worked.
+    pub fn others(&self) -> Duration {
+        *self.others.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The bytes of a file; nothing where there is none.
+    ///
+    /// # Errors
+    /// `File` where it cannot be read.
+    pub fn read(&self, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.inside().read_if_there(path, MAX_FILE_BYTES).map_err(|e| Error::file("read", self.live(path), e))
+    }
+
+    /// Puts a file in its place, whole or not at all; links on the way to it are followed. Owner and mode of what is there
+    /// stay; a new file is root's, with `mode`. On return it is durable.
+    ///
+    /// # Errors
+    /// `File` where it cannot be written.
+    pub fn write(&self, path: &[u8], bytes: &[u8], mode: u32) -> Result<()> {
+        let at = self.live(&self.inside().follow(path).path);
+        let failed = |e| Error::file("write", &at, e);
+        let folder = at.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let beside = folder.join(format!(".xsnap-{}", at.file_name().map(OsStr::to_string_lossy).unwrap_or_default()));
+        let written = write_beside(&beside, bytes, mode, &at).and_then(|()| std::fs::rename(&beside, &at));
+        if written.is_err() {
+            // What is not finished goes; the error that counts is the first one.
+            let _ = std::fs::remove_file(&beside);
+        }
+        written.map_err(failed)?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+}
+
+fn write_beside(beside: &Path, bytes: &[u8], mode: u32, at: &Path) -> io::Result<()> {
+    match std::fs::remove_file(beside) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
+    file.write_all(bytes)?;
+    match at.symlink_metadata() {
+        Ok(there) => {
+            std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()))?;
+            file.set_permissions(std::fs::Permissions::from_mode(there.mode() & 0o7777))?;
+        }
+        Err(_) => file.set_permissions(std::fs::Permissions::from_mode(mode))?,
+    }
+    file.sync_all()
+}
