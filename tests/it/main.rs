@@ -18,6 +18,8 @@ mod attacks;
 
 mod bad_sectors;
 
+mod bare_roots;
+
 mod bitflips;
 
 mod compare;
@@ -201,6 +203,8 @@ mod support {
     pub mod roots;
 
     pub mod inner;
+
+    pub mod bare;
 
     pub mod xcat;
 

@@ -20,7 +20,7 @@ use std::{
 /// Where the stick is mounted in the root.
 pub const USB: &str = "/media/usb";
 /// What is this machine's, in the root.
-const TOOLS: &str = "/xsnap-lib";
+pub const TOOLS: &str = "/xsnap-lib";
 /// Where what is moved away stays until it comes back.
 const ASIDE: &str = "/xsnap-aside";
 /// Words: root, stick, binary, capabilities that are taken away or nothing, then what is run in the root.
@@ -55,31 +55,17 @@ impl Inner {
         fs::write(root.at(TOOLS).join("xsnap"), b"").unwrap();
         let loader = libraries(&root, Path::new(env!("CARGO_BIN_EXE_xsnap")));
         let inner = Self { root, usb: tempfile::tempdir().unwrap(), loader };
-        inner.lend("ip");
+        lend(&inner.root, &inner.loader, "ip", "");
         if inner.root.manager == Manager::Rpm {
-            inner.lend("rpm");
-            inner.lend("getent");
-            fs::create_dir_all(inner.root.at("/usr/lib/rpm")).unwrap();
-            for name in ["rpmrc", "macros"] {
-                fs::copy(Path::new("/usr/lib/rpm").join(name), inner.root.at("/usr/lib/rpm").join(name)).unwrap();
-            }
+            lend_rpm(&inner.root, &inner.loader);
         }
         inner.site();
         inner
     }
 
-    /// A program of this machine, under its own name in the root.
-    fn lend(&self, name: &str) {
-        let places = std::env::var_os("PATH").unwrap();
-        let path = std::env::split_paths(&places).map(|folder| folder.join(name));
-        let path = path.chain(["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name)));
-        let path = path.into_iter().find(|path| path.is_file()).unwrap_or_else(|| panic!("no {name} is here"));
-        libraries(&self.root, &path);
-        fs::copy(&path, self.root.at(TOOLS).join(name)).unwrap();
-        let script = format!("#!/bin/sh\nexec {} --library-path {TOOLS} {TOOLS}/{name} \"$@\"\n", self.loader);
-        let at = self.root.at("/usr/bin").join(name);
-        let _ = fs::remove_file(&at);
-        write(&at, &script, 0o755);
+    /// The stick.
+    pub fn usb(&self) -> &Path {
+        self.usb.path()
     }
 
     /// What a site has on its management node beside what packages bring.
@@ -284,13 +270,39 @@ impl Drop for Undo {
     }
 }
 
-fn write(at: &Path, text: &str, mode: u32) {
+/// A file with a mode.
+pub fn write(at: &Path, text: &str, mode: u32) {
     fs::write(at, text).unwrap();
     fs::set_permissions(at, PermissionsExt::from_mode(mode)).unwrap();
 }
 
+/// A program of this machine, under its own name in a root, with words that it always gets.
+pub fn lend(root: &Root, loader: &str, name: &str, words: &str) {
+    let places = std::env::var_os("PATH").unwrap();
+    let path = std::env::split_paths(&places).map(|folder| folder.join(name));
+    let path = path.chain(["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name)));
+    let path = path.into_iter().find(|path| path.is_file()).unwrap_or_else(|| panic!("no {name} is here"));
+    libraries(root, &path);
+    fs::copy(&path, root.at(TOOLS).join(name)).unwrap();
+    let script = format!("#!/bin/sh\nexec {loader} --library-path {TOOLS} {TOOLS}/{name} {words} \"$@\"\n");
+    let at = root.at("/usr/bin").join(name);
+    let _ = fs::remove_file(&at);
+    write(&at, &script, 0o755);
+}
+
+/// What a root that this machine's rpm made has of it.
+pub fn lend_rpm(root: &Root, loader: &str) {
+    // Debian's rpm has its database elsewhere.
+    lend(root, loader, "rpm", "--define '_dbpath /var/lib/rpm'");
+    lend(root, loader, "getent", "");
+    fs::create_dir_all(root.at("/usr/lib/rpm")).unwrap();
+    for name in ["rpmrc", "macros"] {
+        fs::copy(Path::new("/usr/lib/rpm").join(name), root.at("/usr/lib/rpm").join(name)).unwrap();
+    }
+}
+
 /// Copies the libraries of a program into the root; gives the path there of what loads them, nothing for a static program.
-fn libraries(root: &Root, program: &Path) -> String {
+pub fn libraries(root: &Root, program: &Path) -> String {
     let told = Command::new("ldd").arg(program).output().unwrap();
     let told = String::from_utf8(told.stdout).unwrap();
     let mut loader = String::new();

@@ -27,6 +27,10 @@ const SUITE: &str = "bookworm";
 const MIRROR: &str = "http://deb.debian.org/debian";
 const HOST: &str = "mn.standin.test";
 const HOSTS: &[u8] = b"127.0.0.1 localhost\n10.99.0.1 mn.standin.test mn\n";
+/// Where a root has packages of its distributor that are not installed.
+pub const OFFERED: &str = "/srv/distributor";
+/// The packages of SQLite and of what it needs that no Debian need have.
+pub const SQLITE: [&str; 4] = ["sqlite3", "libsqlite3-0", "libreadline8", "readline-common"];
 /// Raised where what is made changes by something that is not in the packages.
 const EDITION: u32 = 2;
 
@@ -94,15 +98,18 @@ impl Programs for Chrooted {
 
 /// A copy of the root that apt and dpkg made: Debian with the stand-in. Nothing where it cannot be made here.
 pub fn apt_root() -> Option<Root> {
-    copy_of(Manager::Dpkg, make_apt_root)
+    let made_of = format!("{:?}", Manager::Dpkg.packages());
+    copy_of(Manager::Dpkg, "Dpkg", &made_of, make_apt_root)
 }
 
 /// A copy of the root that dnf and rpm made: a small distribution, like RHEL 9, with the stand-in.
 pub fn rpm_root() -> Option<Root> {
-    copy_of(Manager::Rpm, make_rpm_root)
+    let made_of = format!("{:?}", Manager::Rpm.packages());
+    copy_of(Manager::Rpm, "Rpm", &made_of, make_rpm_root)
 }
 
-fn copy_of(manager: Manager, make: fn(&Path)) -> Option<Root> {
+/// A copy of a root of a kind, which is made of something, if it can be made here.
+pub fn copy_of(manager: Manager, kind: &str, made_of: &str, make: fn(&Path)) -> Option<Root> {
     let tools: &[(&str, &str)] = match manager {
         Manager::Rpm => &RPM_TOOLS,
         Manager::Dpkg => &DEBIAN_TOOLS,
@@ -110,7 +117,7 @@ fn copy_of(manager: Manager, make: fn(&Path)) -> Option<Root> {
     if !super::node::privileged() || !tools.iter().all(|(program, package)| installed(program, package)) {
         return None;
     }
-    let prepared = prepared(&format!("{manager:?}"), &format!("{:?}", manager.packages()), make);
+    let prepared = prepared(kind, made_of, make);
     let dir = tempfile::tempdir().unwrap();
     run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(prepared.join(".")).arg(dir.path()));
     Some(Root { dir, manager })
@@ -124,11 +131,16 @@ fn prepared(kind: &str, made_of: &str, make: impl FnOnce(&Path)) -> PathBuf {
     fs::create_dir_all(&base).unwrap();
     let lock = fs::File::create(base.join("lock")).unwrap();
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+    made(&base, kind, made_of, make)
+}
+
+/// What `prepared` does while nobody else does.
+fn made(base: &Path, kind: &str, made_of: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let digest = blake3::hash(format!("{EDITION} {kind} {made_of}").as_bytes()).to_hex();
     let name = format!("{kind}-{}", digest.get(..16).unwrap());
     let done = base.join(&name);
     if !done.exists() {
-        for entry in fs::read_dir(&base).unwrap().map(Result::unwrap) {
+        for entry in fs::read_dir(base).unwrap().map(Result::unwrap) {
             if entry.file_name().to_str().unwrap().starts_with(&format!("{kind}-")) {
                 // A run that was killed may have left what debootstrap mounts.
                 for mounted in ["proc", "sys"].map(|name| entry.path().join(name)) {
@@ -145,21 +157,38 @@ fn prepared(kind: &str, made_of: &str, make: impl FnOnce(&Path)) -> PathBuf {
     done
 }
 
-/// Debian as debootstrap makes it.
-fn make_debian(root: &Path) {
+/// Debian as debootstrap makes it, which is made once for all roots that are made of it.
+pub fn make_debian(root: &Path) {
+    let made = made(root.parent().unwrap(), "Debian", SUITE, bootstrap);
+    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(made.join(".")).arg(root));
+}
+
+/// Debian, and the packages of it that not every Debian has, in the folder for them.
+fn bootstrap(root: &Path) {
     let arch = Manager::Dpkg.arch();
     let options = ["--variant=minbase", "--include=sqlite3", "--foreign"];
     run(Command::new("debootstrap").args(options).arg(format!("--arch={arch}")).arg(SUITE).arg(root).arg(MIRROR));
     // Nobody needs this to survive a loss of power.
     fs::write(root.join("etc/dpkg/dpkg.cfg.d/fast"), "force-unsafe-io\n").unwrap();
     run(Command::new("chroot").arg(root).args(["/debootstrap/debootstrap", "--second-stage"]).env("PATH", INNER_PATH));
-    run(Command::new("sh").args(["-c", "rm -f \"$1\"/var/cache/apt/archives/*.deb", "sh"]).arg(root));
+    let archives = root.join("var/cache/apt/archives");
+    let kept = root.join(OFFERED.trim_start_matches('/'));
+    fs::create_dir_all(&kept).unwrap();
+    for entry in fs::read_dir(&archives).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if SQLITE.iter().any(|package| name.starts_with(&format!("{package}_"))) {
+            fs::copy(entry.path(), kept.join(&name)).unwrap();
+        }
+        if name.ends_with(".deb") {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
 }
 
 fn make_apt_root(root: &Path) {
     make_debian(root);
-    fs::write(root.join("etc/hostname"), format!("{HOST}\n")).unwrap();
-    fs::write(root.join("etc/hosts"), HOSTS).unwrap();
+    fs::remove_dir_all(root.join(OFFERED.trim_start_matches('/'))).unwrap();
+    name(root);
     let manager = Manager::Dpkg;
     let packages = manager.packages();
     for (from, folder, name) in [
@@ -207,12 +236,17 @@ fn index_debs(folder: &Path, origin: &str) {
     fs::write(at.join("Release"), release).unwrap();
 }
 
-/// The whole distribution: a shell with its tools, SQLite, and the users.
-fn distribution() -> Package {
+/// The name and address that every management node of the tests has.
+pub fn name(root: &Path) {
+    fs::write(root.join("etc/hostname"), format!("{HOST}\n")).unwrap();
+    fs::write(root.join("etc/hosts"), HOSTS).unwrap();
+}
+
+/// The whole distribution: a shell with its tools and the users; and SQLite, which not every machine has.
+pub fn distribution() -> [Package; 2] {
     let plain = |path: &str, bytes: &[u8], mode| File::Plain(path.into(), bytes.to_vec(), mode);
     let mut files = vec![
         plain("/usr/bin/busybox", &fs::read("/usr/bin/busybox").or_else(|_| fs::read("/bin/busybox")).unwrap(), 0o755),
-        plain("/usr/bin/sqlite3", &fs::read("/usr/bin/sqlite3").unwrap(), 0o755),
         plain(
             "/usr/lib/os-release",
             b"NAME=\"Rocky Linux\"\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=\"9.4\"\n\
@@ -230,51 +264,45 @@ fn distribution() -> Package {
     for name in run(Command::new("busybox").arg("--list")).lines().filter(|name| *name != "busybox") {
         files.push(File::Link(format!("/usr/bin/{name}"), "busybox".into()));
     }
+    let mut sqlite = vec![plain("/usr/bin/sqlite3", &fs::read("/usr/bin/sqlite3").unwrap(), 0o755)];
     for library in
         run(Command::new("ldd").arg("/usr/bin/sqlite3")).split_whitespace().filter(|word| word.starts_with('/'))
     {
         let below_usr = library.strip_prefix("/usr").unwrap_or(library);
-        files.push(plain(&format!("/usr{below_usr}"), &fs::read(library).unwrap(), 0o755));
+        sqlite.push(plain(&format!("/usr{below_usr}"), &fs::read(library).unwrap(), 0o755));
     }
-    Package {
-        name: "basesystem".into(),
-        version: "11".into(),
-        release: "13.el9".into(),
+    let package = |name: &str, version: &str, release: &str, files| Package {
+        name: name.into(),
+        version: version.into(),
+        release: release.into(),
         is_for_one_arch: true,
         vendor: DISTRIBUTOR.into(),
-        provides: vec!["/bin/sh".into()],
         files,
         ..Package::default()
-    }
+    };
+    let base = Package { provides: vec!["/bin/sh".into()], ..package("basesystem", "11", "13.el9", files) };
+    [base, Package { requires: vec!["basesystem".into()], ..package("sqlite", "3.34.1", "7.el9", sqlite) }]
 }
 
-fn make_rpm_root(root: &Path) {
-    let manager = Manager::Rpm;
-    let packages: Vec<(From, Package)> = [(From::Base, distribution())].into_iter().chain(manager.packages()).collect();
-    let work = tempfile::tempdir().unwrap();
-    let mut dnf = Command::new("dnf");
-    for (from, id, folder) in [
-        (From::Base, "baseos", work.path().join("baseos")),
-        (From::Builder, "crb", work.path().join("crb")),
-        (From::Extra, "epel", work.path().join("epel")),
-        (From::Core, "xcat-core", root.join(CORE.trim_start_matches('/'))),
-        (From::Dependencies, "xcat-dep", root.join(DEPENDENCIES.trim_start_matches('/')).join("rh9/x86_64")),
-    ] {
-        build(manager, from, &packages, &folder);
-        run(Command::new("createrepo_c").arg("-q").arg(&folder));
-        dnf.arg(format!("--repofrompath={id},file://{}", folder.display()));
-        dnf.arg(format!("--repo={id}"));
-    }
+/// What no package brings, and programs expect.
+pub fn make_frame(root: &Path) {
     for folder in ["dev", "proc", "sys", "tmp", "run", "root", "home", "etc/yum.repos.d"] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
     for (name, minor) in [("null", "3"), ("zero", "5"), ("urandom", "9")] {
         run(Command::new("mknod").args(["-m", "666"]).arg(root.join("dev").join(name)).args(["c", "1", minor]));
     }
-    fs::write(root.join("etc/hostname"), format!("{HOST}\n")).unwrap();
-    fs::write(root.join("etc/hosts"), HOSTS).unwrap();
+    name(root);
+}
+
+/// A dnf of this machine's that installs packages into a root: from repositories that are given by their ids and folders.
+pub fn dnf(root: &Path, home: &Path, repositories: &[(&str, PathBuf)], packages: &[&str]) {
     // Debian's rpm has its database in the home of whoever runs it.
-    fs::write(work.path().join(".rpmmacros"), "%_dbpath /var/lib/rpm\n").unwrap();
+    fs::write(home.join(".rpmmacros"), "%_dbpath /var/lib/rpm\n").unwrap();
+    let mut dnf = Command::new("dnf");
+    for (id, folder) in repositories {
+        dnf.arg(format!("--repofrompath={id},file://{}", folder.display())).arg(format!("--repo={id}"));
+    }
     let options = [
         "-y",
         "-q",
@@ -284,13 +312,34 @@ fn make_rpm_root(root: &Path) {
         "--setopt=reposdir=/dev/null",
     ];
     dnf.args(options).arg(format!("--installroot={}", root.display()));
-    dnf.arg(format!("--setopt=cachedir={}", work.path().join("cache").display()));
-    run(dnf.args(["install", "xCAT"]).env("HOME", work.path()));
+    dnf.arg(format!("--setopt=cachedir={}", home.join("cache").display()));
+    run(dnf.arg("install").args(packages).env("HOME", home));
+    if !root.join("var/lib/rpm").exists() {
+        symlink("../../usr/lib/sysimage/rpm", root.join("var/lib/rpm")).unwrap();
+    }
+}
+
+fn make_rpm_root(root: &Path) {
+    let manager = Manager::Rpm;
+    let base = distribution().map(|package| (From::Base, package));
+    let packages: Vec<(From, Package)> = base.into_iter().chain(manager.packages()).collect();
+    let work = tempfile::tempdir().unwrap();
+    let repositories = [
+        (From::Base, "baseos", work.path().join("baseos")),
+        (From::Builder, "crb", work.path().join("crb")),
+        (From::Extra, "epel", work.path().join("epel")),
+        (From::Core, "xcat-core", root.join(CORE.trim_start_matches('/'))),
+        (From::Dependencies, "xcat-dep", root.join(DEPENDENCIES.trim_start_matches('/')).join("rh9/x86_64")),
+    ];
+    let repositories = repositories.map(|(from, id, folder)| {
+        build(manager, from, &packages, &folder);
+        run(Command::new("createrepo_c").arg("-q").arg(&folder));
+        (id, folder)
+    });
+    make_frame(root);
+    dnf(root, work.path(), &repositories, &["xCAT"]);
     for (id, path) in [("xcat-core", CORE.to_owned()), ("xcat-dep", format!("{DEPENDENCIES}/rh9/x86_64"))] {
         let text = format!("[{id}]\nname={id}\nbaseurl=file://{path}\nenabled=1\ngpgcheck=0\n");
         fs::write(root.join(format!("etc/yum.repos.d/{id}.repo")), text).unwrap();
-    }
-    if !root.join("var/lib/rpm").exists() {
-        symlink("../../usr/lib/sysimage/rpm", root.join("var/lib/rpm")).unwrap();
     }
 }

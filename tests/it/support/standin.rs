@@ -197,7 +197,7 @@ impl Manager {
             plain("/opt/xcat/lib/standin/tables.txt", TABLES),
             File::Folder("/opt/xcat/lib/perl/xCAT_schema".into()),
         ];
-        let tools = if self == Self::Rpm { "basesystem" } else { "sqlite3" };
+        let tools = if self == Self::Rpm { "sqlite" } else { "sqlite3" };
         self.core("perl-xCAT", vec![tools.into()], files)
     }
 
