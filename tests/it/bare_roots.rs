@@ -107,7 +107,7 @@ fn processes_last_and_are_killed(bare: &Bare) {
     bare.sh("kill -0 $(cat /run/sleeper)");
     bare.sh("kill -9 $(cat /run/sleeper)");
     let began = Instant::now();
-    while bare.sh("kill -0 $(cat /run/sleeper) 2> /dev/null && echo there || true") != "" {
+    while !bare.sh("kill -0 $(cat /run/sleeper) 2> /dev/null && echo there || true").is_empty() {
         assert!(began.elapsed() < Duration::from_secs(20), "what has lost its parent is not reaped");
     }
 }
