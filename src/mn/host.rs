@@ -148,6 +148,37 @@ impl Programs for OwnPrograms {
     }
 }
 
+/// Programs of the system below a folder, run with that as their root.
+#[derive(Debug, Clone)]
+pub struct ChrootPrograms {
+    root: PathBuf,
+    own: OwnPrograms,
+}
+
+impl ChrootPrograms {
+    /// Those below `root`.
+    pub fn new(root: impl Into<PathBuf>, own: OwnPrograms) -> Self {
+        Self { root: root.into(), own }
+    }
+}
+
+impl Programs for ChrootPrograms {
+    fn run(&self, order: Order) -> io::Result<Outcome> {
+        let mut arguments = vec![self.root.clone().into_os_string()];
+        if let Some(folder) = &order.folder {
+            arguments.extend(["env".into(), "-C".into(), folder.clone().into_os_string()]);
+        }
+        arguments.push(order.program.clone());
+        arguments.extend(order.arguments.iter().cloned());
+        let outcome = self.own.run(Order { program: "chroot".into(), arguments, folder: None, ..order })?;
+        match outcome.code {
+            // What chroot says where there is no such program.
+            Some(127) => Err(io::ErrorKind::NotFound.into()),
+            _ => Ok(outcome),
+        }
+    }
+}
+
 /// Reads to the end, so that the program never waits; keeps so many bytes. Whole output that is longer is an error.
 fn read(mut from: impl Read, max_bytes: u64, is_whole: bool) -> io::Result<Vec<u8>> {
     let mut kept = Vec::new();

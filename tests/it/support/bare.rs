@@ -86,6 +86,8 @@ impl Bare {
             fs::create_dir_all(root.at(folder)).unwrap();
         }
         fs::write(root.at(TOOLS).join("xsnap"), b"").unwrap();
+        // The network here is the root's own: the stand-in's daemon may have its port.
+        fs::write(root.at("/run/standin-listens"), b"").unwrap();
         let loader = libraries(&root, Path::new(env!("CARGO_BIN_EXE_xsnap")));
         lend(&root, &loader, "ip", "");
         write(&root.at("/usr/bin/systemctl"), SYSTEMCTL, 0o755);

@@ -214,14 +214,33 @@ makentp() {
     echo "server $(site ntpservers)" > "$ROOT/etc/ntp.conf"
 }
 
+# The port is only listened on where a test asks for it: in most roots the network is that of the machine.
+listen() {
+    [ -e "$ROOT/run/standin-listens" ] || return 0
+    if command -v perl > /dev/null; then
+        perl -MIO::Socket::INET -e '
+            my $port = IO::Socket::INET->new(LocalPort => 3001, Listen => 5, ReuseAddr => 1) or exit 1;
+            while (my $client = $port->accept) { close $client }' < /dev/null > /dev/null 2>&1 &
+    else
+        nc -ll -p 3001 -e /bin/true < /dev/null > /dev/null 2>&1 &
+    fi
+    echo $! > "$RUNNING.port"
+}
+
+unlisten() {
+    [ -e "$RUNNING.port" ] || return 0
+    kill "$(cat "$RUNNING.port")" 2> /dev/null
+    rm -f "$RUNNING.port"
+}
+
 xcatd() {
     case "$1" in
         start)
             [ -e "$RUNNING" ] && { echo "xcatd is already running"; exit 0; }
             for table in $(tables); do make_table "$table"; done
-            mkdir -p "$(dirname "$RUNNING")"; echo $$ > "$RUNNING" ;;
-        stop) rm -f "$RUNNING" ;;
-        restart) rm -f "$RUNNING"; mkdir -p "$(dirname "$RUNNING")"; echo $$ > "$RUNNING" ;;
+            mkdir -p "$(dirname "$RUNNING")"; echo $$ > "$RUNNING"; listen ;;
+        stop) unlisten; rm -f "$RUNNING" ;;
+        restart) unlisten; mkdir -p "$(dirname "$RUNNING")"; echo $$ > "$RUNNING"; listen ;;
         status) if [ -e "$RUNNING" ]; then echo "xcatd is running"; else echo "xcatd is stopped"; exit 3; fi ;;
     esac
 }

@@ -79,7 +79,7 @@ publish() {
     cp "$ROOT/root/.ssh/id_rsa.pub" "$post/_ssh/authorized_keys"
     cp "$CONFIG"/hostkeys/*.pub "$post/hostkeys/"
     cp "$CONFIG/ca/ca-cert.pem" "$post/ca/ca-cert.pem"
-    cp "$ROOT/root/.xcat/client-cert.pem" "$post/_xcat/"
+    cp "$ROOT/root/.xcat/ca.pem" "$post/_xcat/ca.pem"
     mkdir -p "$ROOT/tftpboot/xcat/xnba/nodes" "$ROOT/tftpboot/pxelinux.cfg" "$ROOT/install/custom" "$ROOT/install/autoinst"
 }
 
