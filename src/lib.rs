@@ -457,10 +457,4 @@ pub mod import {
 
     /// What holds once an import is done.
     pub mod proof;
-
-    /// What became of an import.
-    pub mod report;
-
-    /// An import planned and done, step after step.
-    pub mod run;
 }

@@ -40,9 +40,6 @@ mod cli {
         /// schedule, status.
         pub mod schedule;
 
-        /// The words of import.
-        pub mod import;
-
         /// The words of show.
         pub mod show;
     }
@@ -118,9 +115,6 @@ mod cli {
 
         /// status.
         pub mod status;
-
-        /// import.
-        pub mod import;
     }
 }
 
@@ -180,7 +174,6 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Medium(words) => commands::medium::medium(&session, words),
         Command::Key(words) => commands::key::key(&session, words),
         Command::Profile(words) => commands::capture::profile(&session, words),
-        Command::Import(words) => commands::import::import(&session, words),
         Command::Schedule(words) => commands::schedule::schedule(&session, words),
         Command::Status(words) => commands::status::status(&session, words),
         Command::Completions(words) => commands::manual::completions(&session, words),
