@@ -187,7 +187,8 @@ impl Work<'_> {
         DirBuilder::new().mode(0o700).create(&archive_dir).map_err(|e| Error::file("make", &archive_dir, e))?;
         let archive = archive_dir.join(name);
         let (logs, progress) = (self.options.logs, self.progress);
-        let request = Request { server, schema: &self.schema, logs, archive: archive.clone(), programs, progress };
+        let request =
+            Request { server, schema: &self.schema, logs, archive: Some(archive.clone()), programs, progress };
         let found = read(&request, &mut csvs)?;
         (dump.tables, dump.proofs) = csvs.close()?;
         dump.grafts.push(Graft { at: CSV_FOLDER.to_vec(), from: csv_dir });

@@ -8,13 +8,13 @@ use crate::{
         csv_folder::{Columns, CsvFolder, LOGS},
         engine::Server,
         host::Order,
-        served::{Found, Request},
+        served::{Found, Request, create_archive},
         tables::is_table_name,
     },
     progress::Event,
 };
 use mysql::{Conn, OptsBuilder, Value, prelude::Queryable};
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, time::Duration};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 use zeroize::Zeroizing;
 
 /// How long it may take to get in, and how long each answer of the server.
@@ -99,7 +99,8 @@ fn all(request: &Request<'_>, csvs: &mut CsvFolder, found: &mut Found) -> Result
             other => found.note_unknown(&name, &other?),
         }
     }
-    match archive(request) {
+    let Some(path) = &request.archive else { return Ok(()) };
+    match archive(request, path) {
         Err(Failure::Server(cause)) => found.unread.push((None, cause)),
         other => other?,
     }
@@ -156,9 +157,9 @@ fn text(value: Option<Value>) -> Result<Option<Vec<u8>>, Failure> {
 }
 
 /// The whole database as `mysqldump` writes it, without the time at which it did.
-fn archive(request: &Request<'_>) -> Result<(), Failure> {
+fn archive(request: &Request<'_>, path: &Path) -> Result<(), Failure> {
     let server = request.server;
-    let secret = request.archive.with_extension("cnf");
+    let secret = path.with_extension("cnf");
     let failed = |e| Error::file("write", &secret, e);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&secret);
     file.and_then(|mut file| file.write_all(client_options(server).as_bytes())).map_err(failed)?;
@@ -173,8 +174,8 @@ fn archive(request: &Request<'_>) -> Result<(), Failure> {
     let logs = LOGS.iter().filter(|_| !request.logs);
     order.arguments.extend(logs.map(|log| format!("--ignore-table={}.{log}", server.database).into()));
     order.arguments.push(server.database.clone().into());
-    order.output = Some(request.create_archive()?);
-    let ran = request.run(program, order);
+    order.output = Some(create_archive(path)?);
+    let ran = request.run(program, path, order);
     std::fs::remove_file(&secret).map_err(|e| Error::file("remove", &secret, e))?;
     ran.map_err(Failure::Server)
 }

@@ -8,13 +8,13 @@ use crate::{
         csv_folder::{Columns, CsvFolder, LOGS},
         engine::Server,
         host::Order,
-        served::{Found, Request},
+        served::{Found, Request, create_archive},
         tables::{Cells, is_table_name},
     },
     progress::Event,
 };
 use futures_util::StreamExt;
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, path::Path, pin::pin, time::Duration};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 /// How long it may take to get in, and how long each answer of the server.
@@ -67,7 +67,7 @@ impl From<tokio_postgres::Error> for Failure {
 pub fn dump(request: &Request<'_>, csvs: &mut CsvFolder) -> Result<Found> {
     let mut found = Found::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| Error::file("prepare a connection for", &request.archive, e))?;
+    let runtime = runtime.map_err(|e| Error::file("prepare a connection to", &request.server.database, e))?;
     match runtime.block_on(all(request, csvs, &mut found)) {
         Ok(()) => Ok(found),
         Err(Failure::Server(cause)) => {
@@ -122,7 +122,8 @@ async fn all(request: &Request<'_>, csvs: &mut CsvFolder, found: &mut Found) -> 
             }
         }
     }
-    match archive(request, snapshot.as_deref()) {
+    let Some(path) = &request.archive else { return Ok(()) };
+    match archive(request, path, snapshot.as_deref()) {
         Err(Failure::Server(cause)) => found.unread.push((None, cause)),
         other => other?,
     }
@@ -223,7 +224,7 @@ fn unescaped(value: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The whole database as `pg_dump` writes it: not compressed, for then it is like the last one.
-fn archive(request: &Request<'_>, snapshot: Option<&str>) -> Result<(), Failure> {
+fn archive(request: &Request<'_>, path: &Path, snapshot: Option<&str>) -> Result<(), Failure> {
     let server = request.server;
     let mut order = Order::new("pg_dump", ["--format=custom", "--compress=0", "--no-password"]).within(DUMP_LIMIT);
     let mut add = |option: &str, value: &str| order.arguments.push(format!("--{option}={value}").into());
@@ -234,8 +235,8 @@ fn archive(request: &Request<'_>, snapshot: Option<&str>) -> Result<(), Failure>
     snapshot.into_iter().for_each(|snapshot| add("snapshot", snapshot));
     LOGS.iter().filter(|_| !request.logs).for_each(|log| add("exclude-table-data", &format!("*.{log}")));
     let mut order = order.with("PGPASSWORD", server.password.reveal()).with("PGCONNECT_TIMEOUT", "10");
-    order.output = Some(request.create_archive()?);
-    request.run("pg_dump", order).map_err(Failure::Server)
+    order.output = Some(create_archive(path)?);
+    request.run("pg_dump", path, order).map_err(Failure::Server)
 }
 
 #[cfg(test)]

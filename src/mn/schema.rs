@@ -25,6 +25,12 @@ pub struct Described {
     pub columns: Vec<String>,
     /// Those that make a row unique.
     pub keys: Vec<String>,
+    /// Those that may not be unset.
+    pub required: Vec<String>,
+    /// What a column holds, where that is no text.
+    pub types: BTreeMap<String, String>,
+    /// How MySQL is to keep the table, where that is said.
+    pub engine: String,
     /// It is a user's own.
     pub is_users: bool,
 }
@@ -110,10 +116,18 @@ pub fn parse(text: &[u8], is_users: bool) -> BTreeMap<String, Described> {
         for (name, value) in reader.pairs(b')', 0) {
             let (Value::Hash(parts), true) = (value, is_table_name(&name)) else { continue };
             let list = |key: &[u8]| parts.iter().find(|(k, _)| k == key).map(|(_, v)| v.texts()).unwrap_or_default();
-            let (columns, keys) = (list(b"cols"), list(b"keys"));
-            if !columns.is_empty() {
-                tables.insert(String::from_utf8_lossy(&name).into_owned(), Described { columns, keys, is_users });
+            let (columns, keys, required) = (list(b"cols"), list(b"keys"), list(b"required"));
+            if columns.is_empty() {
+                continue;
             }
+            let types = parts.iter().find_map(|(k, v)| if k == b"types" { v.pairs() } else { None });
+            let text = |(column, value): &(Vec<u8>, Value)| {
+                Some((String::from_utf8_lossy(column).into_owned(), value.texts().into_iter().next()?))
+            };
+            let types = types.unwrap_or_default().iter().filter_map(text).collect();
+            let engine = list(b"engine").into_iter().next().unwrap_or_default();
+            let described = Described { columns, keys, required, types, engine, is_users };
+            tables.insert(String::from_utf8_lossy(&name).into_owned(), described);
         }
         // What follows is code and other hashes, of which this reader understands too little to look for another.
         if !tables.is_empty() {
@@ -135,6 +149,13 @@ impl Value {
         match self {
             Self::Texts(texts) => texts.iter().map(|t| String::from_utf8_lossy(t).into_owned()).collect(),
             Self::Hash(_) => Vec::new(),
+        }
+    }
+
+    fn pairs(&self) -> Option<&[(Vec<u8>, Value)]> {
+        match self {
+            Self::Hash(pairs) => Some(pairs),
+            Self::Texts(_) => None,
         }
     }
 }
@@ -284,7 +305,7 @@ impl<'a> Reader<'a> {
         pairs
     }
 
-    /// What stands after `=>`: only lists and hashes of literals matter.
+    /// What stands after `=>`: only texts, and lists and hashes of literals, matter.
     fn value(&mut self, depth: usize) -> Value {
         self.skip_blanks();
         match self.rest.first() {
@@ -297,6 +318,10 @@ impl<'a> Reader<'a> {
                 Value::Texts(self.texts(depth))
             }
             // What ends it is left to the caller, which begins anew after each comma.
+            Some(b'\'' | b'"') => match self.token() {
+                Some(Token::Text(text)) => Value::Texts(vec![text]),
+                _ => Value::Texts(Vec::new()),
+            },
             _ => Value::Texts(Vec::new()),
         }
     }
@@ -359,7 +384,8 @@ use xCAT::ExtTab; # not %tabspec = ( here => { cols => ['no'] } )
     },
   },
 #  off => { cols => [qw(a b)] },
-  'passwd' => { cols=>['key','username', "password"], keys=>['key', 'username'], types => { key => 'VARCHAR(1)' } },
+  'passwd' => { cols=>['key','username', "password"], keys=>['key', 'username'], types => { key => 'VARCHAR(1)' },
+    required => [qw(key)], engine => "InnoDB" },
   odd => { nodecol => 'name', cols => [ @more, 'q', qw/m y/ ], keys => [], },
   "bad name" => { cols => ['a'] },
   "../up" => { cols => ['a'] },
@@ -375,6 +401,12 @@ foreach my $t (keys(%x::ext_tabspec)) { $tabspec{$t} = $x::ext_tabspec{$t}; }
         assert_eq!(tables["site"].columns, ["key", "value", "comments", "disable"]);
         assert_eq!(tables["site"].keys, ["key"]);
         assert_eq!(tables["passwd"].columns, ["key", "username", "password"]);
+        assert_eq!(tables["passwd"].types["key"], "VARCHAR(1)");
+        assert_eq!(
+            (tables["passwd"].required.as_slice(), tables["passwd"].engine.as_str()),
+            (&["key".to_owned()][..], "InnoDB")
+        );
+        assert!(tables["site"].types.is_empty() && tables["site"].engine.is_empty());
         assert_eq!(tables["odd"].columns, ["q", "m", "y"]);
     }
 

@@ -13,7 +13,7 @@ use crate::{
 use std::{
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// What is asked of a server.
@@ -25,8 +25,8 @@ pub struct Request<'a> {
     pub schema: &'a Schema,
     /// The tables of records too.
     pub logs: bool,
-    /// Where the dump in the server's own format goes.
-    pub archive: PathBuf,
+    /// Where the dump in the server's own format goes, if one is wanted.
+    pub archive: Option<PathBuf>,
     /// Who runs the program that makes it.
     pub programs: &'a dyn Programs,
     /// Who is told.
@@ -49,15 +49,6 @@ pub struct Found {
 }
 
 impl Request<'_> {
-    /// Makes the file for the dump.
-    ///
-    /// # Errors
-    /// `File` where it cannot be made.
-    pub fn create_archive(&self) -> Result<File> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.archive);
-        file.map_err(|e| Error::file("make", &self.archive, e))
-    }
-
     /// The first of some programs that is there; the first of all where none is.
     pub fn first_of<const N: usize>(&self, names: [&'static str; N]) -> &'static str {
         let is_there = |name: &&str| self.programs.run(Order::new(name, ["--version"])).is_ok();
@@ -68,16 +59,25 @@ impl Request<'_> {
     ///
     /// # Errors
     /// Why there is no dump, in words for people.
-    pub fn run(&self, name: &str, order: Order) -> Result<(), String> {
+    pub fn run(&self, name: &str, archive: &Path, order: Order) -> Result<(), String> {
         let why = match self.programs.run(order) {
             Ok(outcome) if outcome.is_good() => return Ok(()),
             Ok(outcome) => outcome.why(),
             Err(e) => e.to_string(),
         };
         // What is left is not captured, for the caller is told.
-        let _ = std::fs::remove_file(&self.archive);
+        let _ = std::fs::remove_file(archive);
         Err(format!("{name} has made no dump: {why}"))
     }
+}
+
+/// Makes the file for a dump.
+///
+/// # Errors
+/// `File` where it cannot be made.
+pub fn create_archive(archive: &Path) -> Result<File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(archive);
+    file.map_err(|e| Error::file("make", archive, e))
 }
 
 impl Found {

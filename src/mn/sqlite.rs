@@ -370,21 +370,20 @@ pub fn time_of(stat: &Stat) -> Time {
 
 /// Looks whether a copy is a whole database.
 fn check(source: &mut TableFile) {
-    if source.broken.is_some() {
-        return;
+    if source.broken.is_none() {
+        // To SQLite an empty file is a database without tables, and a copy of that is not empty.
+        source.broken = if source.stat.st_size == 0 { Some("it is empty".to_owned()) } else { fault(&source.copy) };
     }
-    // To SQLite it is a database without tables, and a copy of that is not empty.
-    if source.stat.st_size == 0 {
-        source.broken = Some("it is empty".to_owned());
-        return;
-    }
-    let answer =
-        open_copy(&source.copy).and_then(|db| db.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)));
-    source.broken = match answer {
+}
+
+/// Why a file that nobody writes to any more is no whole database, if it is none.
+pub fn fault(path: &Path) -> Option<String> {
+    let ask = |db: Connection| db.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match open_copy(path).and_then(ask) {
         Ok(answer) if answer == "ok" => None,
         Ok(answer) => Some(format!("it is damaged: {answer}")),
         Err(e) => Some(e.to_string()),
-    };
+    }
 }
 
 /// Opens a copy that nobody writes to any more, and leaves no file beside it.
