@@ -457,4 +457,21 @@ pub mod import {
 
     /// What holds once an import is done.
     pub mod proof;
+
+/// What makes this machine a captured management node.
+pub mod import {
+    /// Files put in place so that each is the old or the new one.
+    pub mod placed;
+
+    /// What is asked of the database, and what came of it.
+    pub mod load_asked;
+
+    /// The database of a snapshot as it was brought.
+    pub mod load_stage;
+
+    /// Table files put in place.
+    pub mod load_sqlite;
+
+    /// The database of an import: examined, made ready, loaded, compared.
+    pub mod load;
 }

@@ -44,6 +44,8 @@ mod faults;
 
 mod hooks;
 
+mod import_load;
+
 mod hostile;
 
 mod hostile_bytes;
@@ -207,6 +209,8 @@ mod support {
     pub mod bare;
 
     pub mod xcat;
+
+    pub mod brought;
 
     pub mod packaged;
 

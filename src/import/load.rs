@@ -1,0 +1,221 @@
+//! The database of an import: what would be changed, the engine made ready, the tables loaded, and compared with the snapshot.
+//!
+//! Each of these may be done again after it was cut short anywhere, and leads to the same end.
+
+pub use crate::import::load_asked::{Difference, Examined, LoadRequest, Loaded, Refusal, TableWord};
+use crate::{
+    error::{Error, Result},
+    import::{
+        load_sqlite,
+        load_stage::{Staged, csv_path},
+        placed::{live, put, remove},
+    },
+    mn::{
+        csv_folder::{LOGS, Proof},
+        database::{self, DumpOptions},
+        engine::{CFGLOC, Engine},
+        rows::{Became, RowDifference, Told, compare_rows},
+        tables::Tables,
+    },
+    progress::Progress,
+};
+use std::path::Path;
+
+/// The mode of cfgloc: it holds a password.
+const CFGLOC_MODE: u32 = 0o600;
+/// How many rows of a table are told that differ.
+const MAX_TOLD_ROWS: usize = 100;
+
+/// Finds out what loading would do, and what stands against it. Changes nothing.
+///
+/// # Errors
+/// `File` where the stage cannot be read; `Damaged` where its cfgloc makes no sense.
+pub fn examine(request: &LoadRequest<'_>) -> Result<Examined> {
+    let staged = Staged::of(request)?;
+    let mut examined = Examined {
+        engine: staged.engine.clone(),
+        is_external: staged.is_external(),
+        is_schema_known: staged.is_schema_known,
+        refusals: staged.refusals()?,
+        engine_changes: Vec::new(),
+        table_changes: Vec::new(),
+        notes: Vec::new(),
+        would_change: staged.would_change()?,
+    };
+    let names = staged.csv_names()?;
+    if !staged.is_schema_known {
+        let note = "there is no xCAT here yet: its schema is held against the tables once it is installed";
+        examined.notes.push(note.into());
+    }
+    let unknown = names.iter().filter(|name| staged.is_schema_known && !staged.schema.tables.contains_key(*name));
+    for name in unknown {
+        examined.notes.push(format!("table {name}: this xCAT does not know it; it is loaded all the same"));
+    }
+    if let Engine::Sqlite { dir } = &staged.engine {
+        examined.refusals.extend(load_sqlite::refusals(&staged, dir)?);
+        let (files, dir) = (load_sqlite::staged_files(&staged, dir)?.len(), String::from_utf8_lossy(dir));
+        examined
+            .table_changes
+            .push(format!("{files} table files of {dir} are replaced by the captured ones, mode 0600"));
+        examined.table_changes.push(match &staged.cfgloc {
+            Some(_) => "cfgloc is put back as captured".into(),
+            None => "a cfgloc that is here is removed: the captured node had none".to_owned(),
+        });
+    }
+    Ok(examined)
+}
+
+/// Makes the engine ready, and then puts cfgloc in place. For tables in files there is nothing to make ready.
+///
+/// # Errors
+/// `Usage` with the first thing that stands against it; `File` where the server cannot be started, reached or set up.
+pub fn prepare(request: &LoadRequest<'_>) -> Result<()> {
+    let staged = Staged::of(request)?;
+    refuse(staged.refusals()?)
+}
+
+/// Loads the tables. xcatd does not run. Durable when it returns.
+///
+/// # Errors
+/// `Usage` with the first thing that stands against it; `Damaged` where what was brought is not what was captured; `File`
+/// where it cannot be read, written or sent; `Interrupted`.
+pub fn load(request: &LoadRequest<'_>, progress: &dyn Progress) -> Result<Loaded> {
+    let staged = Staged::of(request)?;
+    refuse(staged.refusals()?)?;
+    match &staged.engine {
+        Engine::Sqlite { dir } => {
+            refuse(load_sqlite::refusals(&staged, dir)?)?;
+            let loaded = load_sqlite::load(&staged, dir, progress)?;
+            put_cfgloc(&staged)?;
+            Ok(loaded)
+        }
+        _ => Err(Error::Usage("not yet".into())),
+    }
+}
+
+fn refuse(refusals: Vec<Refusal>) -> Result<()> {
+    match refusals.into_iter().next() {
+        None => Ok(()),
+        Some(refusal) => Err(Error::Usage(format!(
+            "the tables are not loaded: {}: {}. The way on: {}",
+            refusal.what, refusal.why, refusal.way_on
+        ))),
+    }
+}
+
+/// Says to xCAT which database it has, as the captured node said it.
+fn put_cfgloc(staged: &Staged<'_>) -> Result<()> {
+    let path = live(&staged.request.machine.inside, CFGLOC);
+    match &staged.cfgloc {
+        Some(text) => put(&path, text, CFGLOC_MODE),
+        None => remove(&path),
+    }
+}
+
+/// Dumps the tables once more into an empty folder and compares them with the snapshot. Tables that the snapshot lacks do not
+/// count. The tables of records grow as soon as xcatd runs: compared before, they are equal.
+///
+/// # Errors
+/// `File` where the folder cannot be written or the stage not be read; `Interrupted`.
+pub fn compare(request: &LoadRequest<'_>, staging: &Path, progress: &dyn Progress) -> Result<Vec<Difference>> {
+    let staged = Staged::of(request)?;
+    let mut found = Vec::new();
+    let mut tell = |table: &str, key: String, what: String| found.push(Difference { table: table.into(), key, what });
+    let here = Engine::of(&request.machine.inside)?;
+    if here != staged.engine {
+        let what = format!("cfgloc names {here}, and the tables are in {}", staged.engine);
+        tell("", String::new(), what);
+        return Ok(found);
+    }
+    let again = dump_again(&staged, staging, progress)?;
+    for table in &request.manifest.database.tables {
+        let Some(own) = again.proofs.iter().find(|proof| proof.table == table.name) else {
+            tell(&table.name, String::new(), again.why_missing(&table.name));
+            continue;
+        };
+        if (own.rows, &own.digest) == (table.rows, &table.digest) {
+            continue;
+        }
+        let told = found_in_rows(&staged, &table.name, &again.tables)?;
+        if own.rows != table.rows || told.is_empty() {
+            tell(&table.name, String::new(), counts(table.rows, own.rows));
+        }
+        told.into_iter().for_each(|(key, what)| tell(&table.name, key, what));
+    }
+    Ok(found)
+}
+
+fn counts(captured: u64, here: u64) -> String {
+    if captured == here {
+        "its digest is not the captured one".into()
+    } else {
+        format!("{here} rows, and {captured} were captured")
+    }
+}
+
+/// The tables as they are now.
+struct Again {
+    tables: Tables,
+    proofs: Vec<Proof>,
+    /// What could not be read: where, and why.
+    problems: Vec<(String, String)>,
+}
+
+impl Again {
+    fn why_missing(&self, table: &str) -> String {
+        let is_of = |(place, _): &&(String, String)| place.contains(&format!("/{table}."));
+        let named = self.problems.iter().find(is_of).or_else(|| self.problems.first());
+        named.map_or_else(|| "it is missing".to_owned(), |(place, why)| format!("{place}: {why}"))
+    }
+}
+
+fn dump_again(staged: &Staged<'_>, staging: &Path, progress: &dyn Progress) -> Result<Again> {
+    let options = DumpOptions { logs: true, ..DumpOptions::default() };
+    let dump = database::dump(staged.request.machine, staging, &options, progress)?;
+    let problem = |problem: crate::repo::snapshot::Problem| {
+        (String::from_utf8_lossy(&problem.path).into_owned(), format!("cannot {}: {}", problem.verb, problem.cause))
+    };
+    Ok(Again { tables: dump.tables, proofs: dump.proofs, problems: dump.problems.into_iter().map(problem).collect() })
+}
+
+/// The rows of a table that are not as captured: key, and what differs.
+fn found_in_rows(staged: &Staged<'_>, name: &str, tables: &Tables) -> Result<Vec<(String, String)>> {
+    let Some(own) = tables.get(name).filter(|_| !LOGS.contains(&name)) else { return Ok(Vec::new()) };
+    if !staged.inside.exists(&csv_path(name)) {
+        return Ok(Vec::new());
+    }
+    let rows = compare_rows(name, &staged.table(name)?, own);
+    let mut told: Vec<_> =
+        rows.rows.iter().take(MAX_TOLD_ROWS).map(|row| (words_of(&row.key), difference(row))).collect();
+    let more = rows.rows.len().saturating_sub(MAX_TOLD_ROWS);
+    if more > 0 {
+        told.push((String::new(), format!("{more} more rows differ")));
+    }
+    if rows.status_rows > 0 {
+        told.push((String::new(), format!("{} rows differ in a state that xCAT itself keeps", rows.status_rows)));
+    }
+    Ok(told)
+}
+
+fn difference(row: &RowDifference) -> String {
+    let cell = |cell: &crate::mn::rows::CellDifference| {
+        format!("{}: {} here, {} captured", cell.column, word(&cell.after), word(&cell.before))
+    };
+    match row.became {
+        Became::Added => "it is here and was not captured".into(),
+        Became::Removed => "it was captured and is not here".into(),
+        Became::Changed => row.cells.iter().map(cell).collect::<Vec<_>>().join("; "),
+    }
+}
+
+fn words_of(key: &[(String, Told)]) -> String {
+    key.iter().map(|(column, told)| format!("{column}={}", word(told))).collect::<Vec<_>>().join(" ")
+}
+
+fn word(told: &Told) -> String {
+    match told {
+        Told::Unset => "nothing".into(),
+        Told::Value(value) => String::from_utf8_lossy(value).into_owned(),
+        Told::Secret => "a secret".into(),
+    }
+}
