@@ -437,6 +437,18 @@ pub mod import {
     /// The machine that becomes the management node.
     pub mod target;
 
+    /// Which packages are installed, and the folders that they are in.
+    pub mod supplied;
+
+    /// What the package manager is shown.
+    pub mod repository_files;
+
+    /// Packages installed by the machine's own package manager.
+    pub mod install;
+
+    /// Whether the packages have made a management node.
+    pub mod setup;
+
     /// Daemons: stopped, started, enabled.
     pub mod services;
 

@@ -64,6 +64,8 @@ mod kept;
 
 mod installed;
 
+mod import_install;
+
 mod keyring;
 
 mod layers;
