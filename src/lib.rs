@@ -461,17 +461,6 @@ pub mod import {
     /// Captured configuration that no table explains.
     pub mod unexplained;
 
-    /// What xCAT makes anew of its tables.
-    pub mod regenerate;
-
-    /// What speaks against an import.
-    pub mod preflight;
-
-    /// What holds once an import is done.
-    pub mod proof;
-
-/// What makes this machine a captured management node.
-pub mod import {
     /// Files put in place so that each is the old or the new one.
     pub mod placed;
 
@@ -486,4 +475,19 @@ pub mod import {
 
     /// The database of an import: examined, made ready, loaded, compared.
     pub mod load;
+
+    /// What xCAT makes anew of its tables.
+    pub mod regenerate;
+
+    /// What speaks against an import.
+    pub mod preflight;
+
+    /// What holds once an import is done.
+    pub mod proof;
+
+    /// What became of an import.
+    pub mod report;
+
+    /// An import planned and done, step after step.
+    pub mod run;
 }

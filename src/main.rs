@@ -40,6 +40,9 @@ mod cli {
         /// schedule, status.
         pub mod schedule;
 
+        /// The words of import.
+        pub mod import;
+
         /// The words of show.
         pub mod show;
     }
@@ -115,6 +118,9 @@ mod cli {
 
         /// status.
         pub mod status;
+
+        /// import.
+        pub mod import;
     }
 }
 
@@ -174,6 +180,7 @@ fn run(args: &Args, screen: &Screen) -> anyhow::Result<u8> {
         Command::Medium(words) => commands::medium::medium(&session, words),
         Command::Key(words) => commands::key::key(&session, words),
         Command::Profile(words) => commands::capture::profile(&session, words),
+        Command::Import(words) => commands::import::import(&session, words),
         Command::Schedule(words) => commands::schedule::schedule(&session, words),
         Command::Status(words) => commands::status::status(&session, words),
         Command::Completions(words) => commands::manual::completions(&session, words),

@@ -6,6 +6,7 @@ use crate::cli::words::{
     choice::Choice,
     compare::{Diff, Find, Stats},
     copy::Copy,
+    import::Import,
     keep, key, manual,
     medium::Medium,
     prune::{Prune, parse_size},
@@ -116,6 +117,8 @@ pub enum Command {
     /// The rules of a capture
     #[command(subcommand, disable_help_subcommand = true, after_help = crate::cli::words::capture::PROFILE_EXAMPLES)]
     Profile(Profile),
+    /// Make this machine the management node that a snapshot is of, or take that back
+    Import(Box<Import>),
     /// Have a snapshot made every night
     Schedule(Box<Schedule>),
     /// Say when the last good snapshot was made

@@ -68,7 +68,8 @@ impl Scene {
 
     /// The files of the machine that a simulation may not touch.
     fn state(&self) -> String {
-        let text = "find /etc /opt /root /usr /var/lib -type f | grep -v ^/var/lib/apt/lists/ | LC_ALL=C sort | xargs md5sum";
+        let text =
+            "find /etc /opt /root /usr /var/lib -type f | grep -v ^/var/lib/apt/lists/ | LC_ALL=C sort | xargs md5sum";
         run(Command::new("chroot").arg(self.bare.root.path()).args(["sh", "-c", text]))
     }
 }
@@ -129,8 +130,7 @@ fn what_is_missing_is_told(scene: &Scene, is_rpm: bool) {
     }
     let machine = Machine::running(scene.bare.root.path(), &scene.programs).unwrap();
     let packages = scene.packages.as_path();
-    let request =
-        InstallRequest { machine: &machine, manifest: &manifest, packages, xcat_core: None, xcat_dep: None };
+    let request = InstallRequest { machine: &machine, manifest: &manifest, packages, xcat_core: None, xcat_dep: None };
     let refused = simulate(&request).unwrap().unwrap();
     let word = if is_rpm { "No match for argument: xCAT-4:2.17.1-" } else { "Version '4:2.17.1-" };
     assert!(refused.contains(word), "{refused}");

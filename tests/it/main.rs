@@ -44,6 +44,7 @@ mod faults;
 
 mod hooks;
 
+mod import;
 mod import_load;
 
 mod hostile;
