@@ -386,6 +386,9 @@ pub mod mn {
     /// The rules of a capture, as data.
     pub mod profile;
 
+    /// How much is below paths, counted by many threads.
+    pub mod measured;
+
     /// What can be made again, and is left out.
     pub mod leftout;
 

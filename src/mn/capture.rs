@@ -10,8 +10,9 @@ use crate::{
     mn::{
         accounts::{self, Account},
         database::{self, Dump, DumpOptions},
-        leftout::{Decision, Kept, LeftOut, Rules, is_below, measure},
+        leftout::{Decision, Kept, LeftOut, Rules, is_below},
         machine::{Distribution, Machine},
+        measured::{Size, Without, measure},
         mounts::{Mount, Mounts},
         named::{self, Named},
         options::{Options, is_chosen, require_known, require_node},
@@ -26,7 +27,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeSet, HashSet},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -108,9 +109,9 @@ pub fn plan(
     work.named();
     work.changes(&installed)?;
     work.also();
-    let decision = work.leave_out();
+    let mut decision = work.leave_out();
     let seen = work.seen(&installed)?;
-    work.measure(&decision);
+    work.measure(&mut decision);
     let Work { parts, mut hidden, finder, notes, mut problems, .. } = work;
     hidden.extend(silent.iter().map(|problem| problem.path.clone()));
     problems.extend(silent);
@@ -438,18 +439,20 @@ impl<'a> Work<'a> {
         Ok(seen.into_iter().collect())
     }
 
-    /// Finds out how much every part is, without what is left out.
-    fn measure(&mut self, decision: &Decision) {
+    /// Finds out how much every part is, without what is left out, and how much that is.
+    fn measure(&mut self, decision: &mut Decision) {
         let inside = &self.machine.inside;
         let out = decision.left_out.iter().map(|out| &out.path).chain(&self.hidden).chain(&self.dump.hidden);
-        let out: HashSet<PathBuf> = out.map(|path| inside.live_path(path)).collect();
+        let (without, all) = (Without::new(inside, out), Without::new(inside, []));
+        let roots: Vec<&[u8]> = self.parts.iter().flat_map(|part| &part.roots).map(|root| &*root.real).collect();
+        let left_out: Vec<&[u8]> = decision.left_out.iter().map(|out| &*out.path).collect();
+        let (taken, left) = rayon::join(|| measure(inside, &roots, &without), || measure(inside, &left_out, &all));
+        let mut taken = taken.into_iter();
         for part in &mut self.parts {
-            let mut size = crate::mn::leftout::Size::default();
-            for root in &part.roots {
-                let own = inside.live_path(&root.real);
-                size += measure(&own, &|path| path != own && out.contains(path));
-            }
+            let mut size = Size::default();
+            taken.by_ref().take(part.roots.len()).for_each(|root| size += root);
             part.size = Some(size);
         }
+        decision.left_out.iter_mut().zip(left).for_each(|(out, size)| out.size = size);
     }
 }

@@ -72,6 +72,11 @@ impl Inside {
         self.shunned.insert(path.to_vec());
     }
 
+    /// The paths at which nothing is ever looked at.
+    pub fn shunned(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.shunned.iter()
+    }
+
     /// Where the root is on this machine.
     pub fn base(&self) -> &Path {
         &self.base

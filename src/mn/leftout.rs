@@ -6,16 +6,11 @@
 
 use crate::mn::{
     inside::Inside,
+    measured::Size,
     profile::{OutRule, Variables, expand},
     tables::{Row, Tables},
 };
-use serde::Serialize;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    os::unix::fs::MetadataExt,
-    path::Path,
-};
-use walkdir::WalkDir;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The classes that can be taken in nevertheless.
 pub const CLASSES: [&str; 3] = ["images", "distro", "genesis"];
@@ -37,7 +32,7 @@ pub struct LeftOut {
     pub why: String,
     /// The command that makes it again.
     pub again: String,
-    /// How much it is.
+    /// How much it is, once that was measured.
     pub size: Size,
 }
 
@@ -48,34 +43,6 @@ pub struct Kept {
     pub path: Vec<u8>,
     /// Who names it, and why it is taken.
     pub why: String,
-}
-
-/// How much something is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Size {
-    /// Entries of any kind.
-    pub entries: u64,
-    /// Bytes of the files among them.
-    pub bytes: u64,
-}
-
-impl std::ops::AddAssign for Size {
-    fn add_assign(&mut self, other: Self) {
-        self.entries = self.entries.saturating_add(other.entries);
-        self.bytes = self.bytes.saturating_add(other.bytes);
-    }
-}
-
-/// How much is at a live path and below it on the same file system, without what `is_out` says. What cannot be looked at
-/// counts nothing; no link is followed.
-pub fn measure(live_path: &Path, is_out: &dyn Fn(&Path) -> bool) -> Size {
-    let mut size = Size::default();
-    let walk = WalkDir::new(live_path).same_file_system(true).follow_links(false);
-    for entry in walk.into_iter().filter_entry(|entry| !is_out(entry.path())).flatten() {
-        let bytes = entry.metadata().map_or(0, |m| if m.is_file() { m.size() } else { 0 });
-        size += Size { entries: 1, bytes };
-    }
-    size
 }
 
 /// What decides.
@@ -175,10 +142,8 @@ impl Rules<'_> {
         again: &str,
         out: &mut BTreeMap<Vec<u8>, LeftOut>,
     ) {
-        out.entry(path.clone()).or_insert_with(|| {
-            let size = measure(&self.inside.live_path(&path), &|_| false);
-            LeftOut { class: class.to_owned(), path, why, again: again.to_owned(), size }
-        });
+        let (class, again) = (class.to_owned(), again.to_owned());
+        out.entry(path.clone()).or_insert_with(|| LeftOut { class, path, why, again, size: Size::default() });
     }
 
     /// The real path of what a candidate names, if all of it may be left out; else why it may not.

@@ -6,8 +6,9 @@
 use crate::{
     mn::{
         inside::Link,
-        leftout::{Size, is_below},
+        leftout::is_below,
         machine::Machine,
+        measured::Size,
         mounts::{Mount, Mounts, answers},
         profile::{Class, PartRule, Variables, expand},
     },
