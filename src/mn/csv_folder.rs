@@ -84,6 +84,15 @@ impl Columns {
     }
 }
 
+/// A table that is written to its end.
+#[derive(Debug)]
+pub struct Written {
+    proof: Proof,
+    /// The table itself, unless it is one of records.
+    table: Option<Table>,
+    time: Time,
+}
+
 /// A table that is being written.
 #[derive(Debug)]
 pub struct CsvFile {
@@ -123,21 +132,13 @@ impl CsvFolder {
         })
     }
 
-    /// Takes a table in that is written to its end, with the time that its file gets.
-    ///
-    /// # Errors
-    /// `File` where the end of it cannot be written.
-    pub fn finish(&mut self, mut csv: CsvFile, time: Time) -> Result<()> {
-        csv.flush()?;
-        set_time(&csv.path, time)?;
+    /// Takes a table in that is written to its end.
+    pub fn take(&mut self, written: Written) {
+        let Written { proof, table, time } = written;
         self.newest = self.newest.max(time);
-        let (rows, digest) = csv.tally.finish();
-        self.proofs.push(Proof { table: csv.kept.name.clone(), rows, digest });
-        self.proofs.sort_by(|a, b| a.table.cmp(&b.table));
-        if csv.is_kept {
-            self.tables.insert(csv.kept);
-        }
-        Ok(())
+        let at = self.proofs.partition_point(|other| other.table < proof.table);
+        self.proofs.insert(at, proof);
+        table.into_iter().for_each(|table| self.tables.insert(table));
     }
 
     /// Gives the folder the time of its newest table, and hands out what was read.
@@ -162,6 +163,18 @@ impl CsvFile {
             self.kept.rows.push(cells);
         }
         if self.pending.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Ends a table, with the time that its file gets.
+    ///
+    /// # Errors
+    /// `File` where the end of it cannot be written.
+    pub fn finish(mut self, time: Time) -> Result<Written> {
+        self.flush()?;
+        set_time(&self.path, time)?;
+        let (rows, digest) = self.tally.finish();
+        let proof = Proof { table: self.kept.name.clone(), rows, digest };
+        Ok(Written { proof, table: self.is_kept.then_some(self.kept), time })
     }
 
     /// Gives a table up that could not be read to its end: half a table looks like a whole one.
@@ -214,7 +227,7 @@ mod tests {
         half.row(vec![Some(vec![b'x'; BUFFER_BYTES])]).unwrap();
         half.abandon().unwrap();
         let whole = folder.begin("whole", &columns).unwrap();
-        folder.finish(whole, (1_000, 5)).unwrap();
+        folder.take(whole.finish((1_000, 5)).unwrap());
         let (tables, proofs) = folder.close().unwrap();
         assert_eq!((tables.len(), proofs.len(), proofs[0].rows), (1, 1, 0));
         let names: Vec<_> =

@@ -9,7 +9,7 @@ use crate::{
     archive::plan::Graft,
     error::{Error, Result},
     mn::{
-        csv_folder::{CsvFolder, LOGS, set_time},
+        csv_folder::{Columns, CsvFolder, LOGS, Written, set_time},
         engine::{CFGLOC, Engine, Server},
         machine::Machine,
         mysql, postgres,
@@ -21,6 +21,7 @@ use crate::{
     progress::{Event, Progress},
     repo::snapshot::Problem,
 };
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use std::{collections::BTreeSet, fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, time::Duration};
 
 /// Where the CSVs stand in a snapshot.
@@ -273,19 +274,37 @@ impl Work<'_> {
         copies.problems.into_iter().for_each(|problem| self.take_problem(dump, problem));
         let csv_dir = self.staging.join("xcatdb");
         let mut csvs = CsvFolder::create(&csv_dir)?;
-        for file in &copies.files {
-            if self.progress.stop_wanted() {
+        let (schema, progress) = (&self.schema, self.progress);
+        let written = copies.files.par_iter().map(|file| {
+            if progress.stop_wanted() {
                 return Err(Error::Interrupted);
             }
-            self.progress.tell(Event::Path(&file.path));
-            self.table_csv(file, &mut csvs, dump)?;
+            if file.broken.is_some() || !is_table_name(&file.table) {
+                return Ok(None);
+            }
+            progress.tell(Event::Path(&file.path));
+            let name = String::from_utf8_lossy(&file.table);
+            sqlite::dump(file, &name, schema.tables.get(name.as_ref()), &csvs).map(Some)
+        });
+        let written: Vec<_> = written.collect::<Result<_>>()?;
+        for (file, written) in copies.files.iter().zip(written) {
+            if let Some(written) = self.table_file(file, written, dump) {
+                csvs.take(written);
+            }
         }
         (dump.tables, dump.proofs) = csvs.close()?;
         dump.grafts.push(Graft { at: CSV_FOLDER.to_vec(), from: csv_dir });
         Ok(())
     }
 
-    fn table_csv(&self, file: &sqlite::TableFile, csvs: &mut CsvFolder, dump: &mut Dump) -> Result<()> {
+    /// Takes a copied file in, and tells what is wrong with it. `written` is what came of writing its table as CSV, where
+    /// that was tried; what was written is returned.
+    fn table_file(
+        &self,
+        file: &sqlite::TableFile,
+        written: Option<Result<(Columns, Written), String>>,
+        dump: &mut Dump,
+    ) -> Option<Written> {
         dump.grafts.push(Graft { at: file.path.clone(), from: file.copy.clone() });
         let name = String::from_utf8_lossy(&file.table);
         if let Some(why) = &file.broken {
@@ -296,29 +315,30 @@ impl Work<'_> {
                 }
             }
             self.report(dump, &file.path, "read the table in", &format!("table {name}: {why}"));
-            return Ok(());
+            return None;
         }
-        let described = self.schema.tables.get(name.as_ref());
         if file.is_late && !LOGS.contains(&name.as_ref()) {
             let why =
                 format!("table {name} was in use: it was copied later than the others and may not agree with them");
             self.report(dump, &file.path, "copy together with the other tables", &why);
         }
-        if !is_table_name(&file.table) {
-            let note = format!("{} is no table of xCAT: kept as it is", String::from_utf8_lossy(&file.path));
-            self.progress.tell(Event::Note(&note));
-            return Ok(());
-        }
-        match sqlite::dump(file, &name, described, csvs)? {
-            Ok(columns) => columns.unknown_in(&name).iter().for_each(|note| self.progress.tell(Event::Note(note))),
-            Err(why) if self.expected().any(|table| table == name) || self.schema.tables.is_empty() => {
+        match written {
+            None => {
+                let note = format!("{} is no table of xCAT: kept as it is", String::from_utf8_lossy(&file.path));
+                self.progress.tell(Event::Note(&note));
+            }
+            Some(Ok((columns, written))) => {
+                columns.unknown_in(&name).iter().for_each(|note| self.progress.tell(Event::Note(note)));
+                return Some(written);
+            }
+            Some(Err(why)) if self.expected().any(|table| table == name) || self.schema.tables.is_empty() => {
                 self.report(dump, &file.path, "read the table in", &format!("table {name}: {why}"));
             }
-            Err(why) => {
+            Some(Err(why)) => {
                 let note = format!("{} is no table of xCAT: {why}", String::from_utf8_lossy(&file.path));
                 self.progress.tell(Event::Note(&note));
             }
         }
-        Ok(())
+        None
     }
 }

@@ -138,7 +138,7 @@ fn table(db: &mut Conn, name: &str, request: &Request<'_>, csvs: &mut CsvFolder)
         Ok(csv.row(columns.cells(value)?)?)
     });
     match written {
-        Ok(()) => csvs.finish(csv, NO_TIME)?,
+        Ok(()) => csvs.take(csv.finish(NO_TIME)?),
         Err(e) => {
             csv.abandon()?;
             return Err(e);

@@ -181,7 +181,10 @@ async fn table(client: &Client, name: &str, columns: &Columns, csvs: &mut CsvFol
     }
     .await;
     match written {
-        Ok(()) => Ok(csvs.finish(csv, NO_TIME)?),
+        Ok(()) => {
+            csvs.take(csv.finish(NO_TIME)?);
+            Ok(())
+        }
         Err(e) => {
             csv.abandon()?;
             Err(e)

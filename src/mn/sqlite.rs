@@ -12,13 +12,14 @@
 use crate::{
     error::{Error, Result},
     mn::{
-        csv_folder::{Columns, CsvFolder, Time, set_time},
+        csv_folder::{Columns, CsvFolder, Time, Written, set_time},
         inside::Inside,
         schema::Described,
     },
     progress::Progress,
     repo::snapshot::Problem,
 };
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use rusqlite::{
     Connection, ErrorCode, OpenFlags,
     backup::{Backup, StepResult},
@@ -77,6 +78,16 @@ pub struct Copies {
     pub problems: Vec<Problem>,
 }
 
+impl Copies {
+    /// Takes in what was made of each file, in their order.
+    fn extend(&mut self, each: Vec<Self>) {
+        for one in each {
+            self.files.extend(one.files);
+            self.problems.extend(one.problems);
+        }
+    }
+}
+
 /// Whether this is the name of a table's file or of one that SQLite keeps beside it.
 pub fn is_of_a_table(name: &[u8]) -> bool {
     name.ends_with(SUFFIX)
@@ -127,10 +138,11 @@ pub fn copy_live(
         source.broken = copy.err();
         copied.push(source);
     }
-    for mut source in copied {
+    let settled = copied.into_par_iter().map(|mut source| {
         check(&mut source);
-        take(inside, source, &mut copies)?;
-    }
+        take(inside, source, Vec::new())
+    });
+    copies.extend(settled.collect::<Result<_>>()?);
     copies.files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(copies)
 }
@@ -141,19 +153,21 @@ pub fn copy_live(
 /// `File` where the copies cannot be written; `Interrupted`. A file that cannot be read is a problem.
 pub fn copy_mounted(inside: &Inside, paths: &[Vec<u8>], to: &Path, progress: &dyn Progress) -> Result<Copies> {
     let mut copies = Copies::default();
-    for mut source in sources(inside, paths, to, &mut copies.problems)? {
+    let copied = sources(inside, paths, to, &mut copies.problems)?.into_par_iter().map(|mut source| {
         if progress.stop_wanted() {
             return Err(Error::Interrupted);
         }
-        if !copy_raw(inside, &mut source, &mut copies.problems)? {
-            continue;
+        let mut problems = Vec::new();
+        if !copy_raw(inside, &mut source, &mut problems)? {
+            return Ok(Copies { problems, ..Copies::default() });
         }
         if source.broken.is_none() {
             source.broken = recover(&source.copy).err().map(|e| e.to_string());
             check(&mut source);
         }
-        take(inside, source, &mut copies)?;
-    }
+        take(inside, source, problems)
+    });
+    copies.extend(copied.collect::<Result<_>>()?);
     Ok(copies)
 }
 
@@ -343,13 +357,13 @@ fn recover(copy: &Path) -> rusqlite::Result<()> {
 
 /// Takes a copy in, or the bytes of a file that is no whole database: SQLite may have changed some of them, and a journal
 /// that could not be used may still be of use to somebody.
-fn take(inside: &Inside, mut source: TableFile, copies: &mut Copies) -> Result<()> {
-    if source.broken.is_some() && !copy_raw(inside, &mut source, &mut copies.problems)? {
-        return Ok(());
+fn take(inside: &Inside, mut source: TableFile, problems: Vec<Problem>) -> Result<Copies> {
+    let mut copies = Copies { problems, ..Copies::default() };
+    if source.broken.is_none() || copy_raw(inside, &mut source, &mut copies.problems)? {
+        finish(&source, &mut copies.problems)?;
+        copies.files.push(source);
     }
-    finish(&source, &mut copies.problems)?;
-    copies.files.push(source);
-    Ok(())
+    Ok(copies)
 }
 
 /// Gives a copy the owner, mode and time of the file.
@@ -408,16 +422,13 @@ pub fn dump(
     file: &TableFile,
     name: &str,
     described: Option<&Described>,
-    to: &mut CsvFolder,
-) -> Result<Result<Columns, String>> {
-    let db = match open_copy(&file.copy) {
-        Ok(db) => db,
-        Err(e) => return Ok(Err(e.to_string())),
-    };
-    match dump_rows(&db, name, described, to, time_of(&file.stat)) {
-        Ok(columns) => Ok(Ok(columns)),
+    to: &CsvFolder,
+) -> Result<Result<(Columns, Written), String>> {
+    let db = open_copy(&file.copy).map_err(Failure::from);
+    match db.and_then(|db| dump_rows(&db, name, described, to, time_of(&file.stat))) {
+        Ok(written) => Ok(Ok(written)),
         Err(Failure::Reading(e)) => Ok(Err(e.to_string())),
-        Err(Failure::NoTable) => Ok(Err("the file holds no table of its name".to_owned())),
+        Err(Failure::NoTable) => Ok(Err("the file holds no table of its name".into())),
         Err(Failure::Writing(e)) => Err(e),
     }
 }
@@ -445,9 +456,9 @@ fn dump_rows(
     db: &Connection,
     name: &str,
     described: Option<&Described>,
-    to: &mut CsvFolder,
+    to: &CsvFolder,
     time: Time,
-) -> Result<Columns, Failure> {
+) -> Result<(Columns, Written), Failure> {
     let is_table = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?1)";
     if db.query_row(is_table, [name], |row| row.get::<_, i64>(0))? == 0 {
         return Err(Failure::NoTable);
@@ -465,13 +476,12 @@ fn dump_rows(
         Ok(())
     })();
     match written {
-        Ok(()) => to.finish(csv, time)?,
+        Ok(()) => Ok((columns, csv.finish(time)?)),
         Err(e) => {
             csv.abandon()?;
-            return Err(e);
+            Err(e)
         }
     }
-    Ok(columns)
 }
 
 /// A value as text, as Perl shows it.

@@ -149,6 +149,8 @@ pub struct Tally {
     /// The columns in the order of their names, with where they stand in a row.
     columns: Vec<(String, usize)>,
     rows: Vec<[u8; 32]>,
+    /// What is hashed of a row, gathered: one call is far quicker than one for each value.
+    row: Vec<u8>,
 }
 
 impl Tally {
@@ -156,28 +158,26 @@ impl Tally {
     pub fn new(columns: &[String]) -> Self {
         let mut columns: Vec<_> = columns.iter().cloned().enumerate().map(|(at, name)| (name, at)).collect();
         columns.sort();
-        Self { columns, rows: Vec::new() }
+        Self { columns, rows: Vec::new(), row: Vec::new() }
     }
 
     /// Takes a row in.
     pub fn add(&mut self, cells: &[Option<Vec<u8>>]) {
-        let mut hasher = blake3::Hasher::new();
+        self.row.clear();
         for (name, at) in &self.columns {
             let Some(value) = cells.get(*at).and_then(Option::as_deref) else { continue };
-            hasher.update(&(name.len() as u32).to_le_bytes()).update(name.as_bytes());
-            hasher.update(&(value.len() as u64).to_le_bytes()).update(value);
+            self.row.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            self.row.extend_from_slice(name.as_bytes());
+            self.row.extend_from_slice(&(value.len() as u64).to_le_bytes());
+            self.row.extend_from_slice(value);
         }
-        self.rows.push(*hasher.finalize().as_bytes());
+        self.rows.push(*blake3::hash(&self.row).as_bytes());
     }
 
     /// How many rows there are, and their proof in hexadecimal.
     pub fn finish(mut self) -> (u64, String) {
         self.rows.sort_unstable();
-        let mut hasher = blake3::Hasher::new();
-        self.rows.iter().for_each(|row| {
-            hasher.update(row);
-        });
-        (self.rows.len() as u64, hasher.finalize().to_hex().to_string())
+        (self.rows.len() as u64, blake3::hash(self.rows.as_flattened()).to_hex().to_string())
     }
 }
 
