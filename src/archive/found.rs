@@ -33,10 +33,12 @@ impl Found {
     /// A name of an open folder.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn here(folder: &OwnedFd, name: &[u8]) -> io::Result<Self> {
-        let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(Self { name: name.to_vec(), stat, elsewhere: None })
+    /// The name, and what the kernel says.
+    pub fn here(folder: &OwnedFd, name: Vec<u8>) -> Result<Self, (Vec<u8>, io::Error)> {
+        match rustix::fs::statat(folder, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Self { name, stat, elsewhere: None }),
+            Err(e) => Err((name, e.into())),
+        }
     }
 
     /// What is at a path that stands for a name. Links on the way are followed.

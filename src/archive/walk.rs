@@ -1,7 +1,8 @@
 //! The live tree in stored order, compared with the parent snapshot as it goes.
 //!
-//! One thread walks; what has not changed since the parent is passed on whole, files that have are handed out to be read
-//! in batches. Folders are opened by descriptor, one name at a time, so that no path is too long and no link is followed.
+//! One thread walks, and has the names of a large folder looked at by several; what has not changed since the parent is
+//! passed on whole, files that have are handed out to be read in batches. Folders are opened by descriptor, one name at a
+//! time, so that no path is too long and no link is followed.
 
 use crate::{
     archive::{
@@ -25,6 +26,7 @@ use crate::{
     },
 };
 use crossbeam_channel::Sender;
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rustix::{
     fs::{FileType, Mode, OFlags},
     io::Errno,
@@ -41,6 +43,9 @@ use std::{
 /// File systems stamp times in grains; FAT's, of two seconds, is the coarsest. A file that was changed within a grain of
 /// being read may change once more without showing it, so its times are not trusted the next time.
 const GRAIN_SECONDS: i64 = 2;
+/// So many names of one folder are looked at by several threads: what takes the time is the kernel's work for each.
+const MANY_NAMES: usize = 256;
+
 /// What of an inode may be relied on the next time, if it was looked at then.
 pub fn trusted(stat: &rustix::fs::Stat, looked: Time) -> Stat {
     let ctime = metadata::ctime(stat);
@@ -242,18 +247,21 @@ impl<'a> Walker<'a> {
             names.retain(|n| n == tag || plan.names.contains_key(n));
             self.tell(Item::LeftOut)?;
         }
-        let mut found = Vec::with_capacity(names.len());
-        let path_bytes = self.path.len();
-        for name in names {
-            let looked = match plan.names.get(&name) {
-                Some(Plan { from: Some(from), .. }) => Found::elsewhere(&name, from),
-                _ => Found::here(folder, &name),
-            };
+        let look = |name: Vec<u8>| match plan.names.get(&name) {
+            Some(Plan { from: Some(from), .. }) => Found::elsewhere(&name, from).map_err(|e| (name, e)),
+            _ => Found::here(folder, name),
+        };
+        let (mut found, path_bytes) = (Vec::with_capacity(names.len()), self.path.len());
+        let looked: Vec<_> = match names.len() {
+            ..MANY_NAMES => names.into_iter().map(look).collect(),
+            _ => names.into_par_iter().with_min_len(MANY_NAMES / 2).map(look).collect(),
+        };
+        for looked in looked {
             match looked {
                 Ok(one) => found.push(one),
                 // Gone since the folder was listed: as if it had gone a moment earlier.
-                Err(e) if e.kind() == io::ErrorKind::NotFound && !plan.names.contains_key(&name) => {}
-                Err(e) => {
+                Err((name, e)) if e.kind() == io::ErrorKind::NotFound && !plan.names.contains_key(&name) => {}
+                Err((name, e)) => {
                     self.step_into(&name);
                     self.problem("look at", &e)?;
                     self.path.truncate(path_bytes);
@@ -405,13 +413,13 @@ impl<'a> Walker<'a> {
             Run::Data { id, .. } => reader.index().is_known(id),
             Run::Hole { .. } => true,
         };
-        if !content.runs.iter().all(known) {
-            return false;
+        let is_known = content.runs.iter().all(known);
+        if content.depth == 0 || !is_known {
+            return is_known;
         }
         let mut inner = runs(reader, content);
-        content.depth == 0
-            || (inner.all(|run| run.is_ok_and(|run| known(&run)))
-                && inner.take_lists().iter().all(|id| reader.index().is_known(id)))
+        inner.all(|run| run.is_ok_and(|run| known(&run)))
+            && inner.take_lists().iter().all(|id| reader.index().is_known(id))
     }
 
     /// The attributes of a name; nothing where they cannot be read, which is told.
