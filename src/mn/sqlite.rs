@@ -79,7 +79,6 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Takes in what was made of each file, in their order.
     fn extend(&mut self, each: Vec<Self>) {
         for one in each {
             self.files.extend(one.files);
