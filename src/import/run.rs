@@ -1,0 +1,488 @@
+//! An import: planned, then done step after step by its journal, then reported.
+
+use crate::{
+    archive::filter::Patterns,
+    error::{Error, Result},
+    import::{
+        asked::Asked,
+        brought::{Brought, Choice, literal},
+        files::{self, Told},
+        install,
+        journal::{Journal, State},
+        load::{self, LoadRequest},
+        placement::{Placement, known_parts, wants_tables},
+        preflight::{self, Objection, Preflight, own_addresses},
+        proof::{self, Check},
+        regenerate::{self, Needed},
+        report::{Report, StepReport},
+        repository_files::write_repository_files,
+        services::{self, XCAT_PORT},
+        setup,
+        steps::{Planned, STEPS, Step},
+        supplied::InstallRequest,
+        target::Target,
+        undo::{self, Kept},
+    },
+    mn::{mounts::Mounts, recalled, tables::Tables},
+    progress::Progress,
+};
+use rustix::fs::{Mode, OFlags};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    time::Instant,
+};
+
+/// Where packages stay, below the import's own folder.
+const PACKAGES: &str = "packages";
+/// What the database of an import needs in its stage beside the tables.
+const STAGED_PART: &str = "database-server";
+
+/// An import that can be planned and done.
+#[derive(Debug)]
+pub struct Import<'a> {
+    target: &'a Target<'a>,
+    brought: &'a Brought<'a>,
+    asked: &'a Asked,
+    stage: &'a Path,
+    placement: Placement,
+    tables: Tables,
+    snapshot: String,
+}
+
+impl<'a> Import<'a> {
+    /// Reads what the snapshot holds, into a private folder that only lives as long as this. Changes nothing else.
+    ///
+    /// # Errors
+    /// `Usage` for what makes no sense; those of the repository; `File` where the stage cannot be written.
+    pub fn new(
+        target: &'a Target<'a>,
+        brought: &'a Brought<'a>,
+        asked: &'a Asked,
+        stage: &'a Path,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        asked.require_sense()?;
+        let known = known_parts(&brought.manifest);
+        if let Some(part) = asked.parts.iter().find(|part| !known.contains(*part)) {
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            return Err(Error::Usage(format!("the snapshot has no part {part}; its parts are: {}", known.join(", "))));
+        }
+        let placement = Placement::of(&brought.manifest, asked, &Mounts::of(target.machine));
+        bring_to_stage(brought, stage, asked.threads, progress)?;
+        let names: BTreeSet<String> = brought.manifest.database.tables.iter().map(|table| table.name.clone()).collect();
+        let (tables, _) = recalled::tables(brought.repository, brought.snapshot, &names)?;
+        let snapshot = brought.snapshot.id.short();
+        Ok(Self { target, brought, asked, stage, placement, tables, snapshot })
+    }
+
+    /// What speaks against it. Changes nothing.
+    ///
+    /// # Errors
+    /// Those of the database's examination.
+    pub fn preflight(&self, journal: Option<&Journal>, progress: &dyn Progress) -> Result<Preflight> {
+        let is_known = journal.is_some_and(|journal| STEPS.iter().any(|step| journal.state(*step).is_some()));
+        let (target, brought) = (self.target, self.brought);
+        let mut found = preflight::preflight(target, brought, &self.placement, &self.tables, self.asked, is_known);
+        if wants_tables(self.asked) {
+            let own: Vec<String> = own_addresses(&found.identity).iter().map(ToString::to_string).collect();
+            let examined = load::examine(&self.load_request(&own))?;
+            found.objections.extend(examined.refusals.into_iter().map(|refusal| Objection {
+                what: format!("{}: {}", refusal.what, refusal.why),
+                way_on: refusal.way_on,
+                refuses: true,
+            }));
+        }
+        let needs_packages = self.asked.leaves_out(Step::Install).is_none() && !found.has_xcat && !is_known;
+        let is_refused = found.objections.iter().any(|objection| objection.refuses);
+        if needs_packages && !is_refused {
+            found.objections.extend(self.simulated(progress)?);
+        }
+        found.objections.sort_by_key(|objection| !objection.refuses);
+        Ok(found)
+    }
+
+    /// Whether the package manager would install what is wanted, asked with the packages in the stage.
+    fn simulated(&self, progress: &dyn Progress) -> Result<Option<Objection>> {
+        let folder = self.stage.join("packages");
+        self.unpack_packages(&folder, progress)?;
+        let refused = install::simulate(&self.install_request(&folder))?;
+        let way_on = "give the packages that it misses: --xcat-core DIR, --xcat-dep DIR; the distribution's own come from \
+                      its repositories, which have to be set up here";
+        Ok(refused.map(|what| Objection { what, way_on: way_on.into(), refuses: true }))
+    }
+
+    fn unpack_packages(&self, folder: &Path, progress: &dyn Progress) -> Result<u64> {
+        std::fs::create_dir_all(folder).map_err(|e| Error::file("make", folder, e))?;
+        let into = open(folder)?;
+        let choice = Choice::default();
+        let done = self.brought.unpack(b"/.xsnap/packages", &choice, into.as_fd(), self.asked.threads, progress)?;
+        match done {
+            Some(done) if done.problems > 0 => Err(Error::file(
+                "unpack the packages of the snapshot to",
+                folder,
+                std::io::Error::other(format!("{} of them are not whole; each was told", done.problems)),
+            )),
+            done => Ok(done.map_or(0, |done| done.files + done.same)),
+        }
+    }
+
+    fn install_request<'r>(&'r self, packages: &'r Path) -> InstallRequest<'r> {
+        InstallRequest {
+            machine: self.target.machine,
+            manifest: &self.brought.manifest,
+            packages,
+            xcat_core: self.asked.xcat_core.as_deref(),
+            xcat_dep: self.asked.xcat_dep.as_deref(),
+        }
+    }
+
+    fn load_request<'r>(&'r self, own: &'r [String]) -> LoadRequest<'r> {
+        LoadRequest {
+            machine: self.target.machine,
+            stage: self.stage,
+            manifest: &self.brought.manifest,
+            database_host: self.asked.database_host.as_deref(),
+            replace_database: self.asked.replace_database || self.asked.replace,
+            own_addresses: own,
+            accept_incomplete: self.asked.accept_incomplete,
+            enable: !self.asked.no_start,
+            last_resort: false,
+        }
+    }
+
+    /// The steps, each with what it changes here. Changes nothing.
+    pub fn plan(&self) -> Vec<Planned> {
+        let planned = |step: Step| Planned {
+            step: step.word(),
+            why: step.why(),
+            changes: self.changes(step),
+            left_out: self.asked.leaves_out(step),
+        };
+        STEPS.into_iter().map(planned).collect()
+    }
+
+    fn changes(&self, step: Step) -> Vec<String> {
+        let manifest = &self.brought.manifest;
+        let shown =
+            |paths: &BTreeSet<Vec<u8>>| -> Vec<String> { paths.iter().map(|path| files::shown(path)).collect() };
+        match step {
+            Step::Unpack => {
+                vec![format!("{} packages to {}", manifest.packages.captured.len(), self.packages().display())]
+            }
+            Step::Keep => vec![format!("what is at {} paths, to {}", self.roots().len(), self.undo_folder())],
+            Step::Repositories => vec!["repository files xsnap-*, which name those packages".into()],
+            Step::Install => manifest.packages.xcat.iter().chain(&manifest.packages.foreign).cloned().collect(),
+            Step::Accounts => {
+                manifest.accounts.iter().map(|account| format!("{} if it is not there", account.name)).collect()
+            }
+            Step::Files => {
+                let mut changes = shown(&self.placement.in_place);
+                let exact = self.placement.exact.iter();
+                changes
+                    .extend(exact.map(|path| format!("{} exactly: what the snapshot lacks goes", files::shown(path))));
+                changes.extend(self.placement.merged.iter().map(|path| format!("{} merged", files::shown(path))));
+                let beside = self.placement.beside.iter();
+                changes.extend(beside.map(|(path, part)| {
+                    format!("{} beside, as {} ({part})", files::shown(path), files::shown(&files::beside_of(path)))
+                }));
+                changes
+            }
+            Step::PublicCopies => vec![format!("{}/postscripts/_ssh, hostkeys, ca, _xcat", self.install_dir())],
+            Step::Engine | Step::Database if wants_tables(self.asked) => {
+                let examined = load::examine(&self.load_request(&[])).ok();
+                let of_engine = step == Step::Engine;
+                examined.map(|e| if of_engine { e.engine_changes } else { e.table_changes }).unwrap_or_default()
+            }
+            Step::Hosts
+            | Step::Dns
+            | Step::DhcpConfiguration
+            | Step::DhcpNodes
+            | Step::Consoles
+            | Step::Genesis
+            | Step::KnownHosts
+            | Step::Time => match regenerate::commands(step, manifest, &self.tables) {
+                Needed::Commands(commands) => commands.iter().map(|words| regenerate::shown(words)).collect(),
+                Needed::No(why) => vec![format!("nothing: {why}")],
+            },
+            Step::Services => {
+                let on = manifest.units.iter().filter(|unit| unit.active == Some(true) || unit.enabled == "enabled");
+                on.map(|unit| format!("{} ({})", unit.name, unit.enabled)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn packages(&self) -> std::path::PathBuf {
+        self.target.live(crate::import::target::OWN).join(PACKAGES).join(&self.snapshot)
+    }
+
+    fn undo_folder(&self) -> String {
+        self.target.live(crate::import::target::OWN).join("undo").display().to_string()
+    }
+
+    fn install_dir(&self) -> String {
+        self.tables.site("installdir").filter(|dir| dir.starts_with('/')).unwrap_or_else(|| "/install".into())
+    }
+
+    /// Every path that the import, and what xCAT makes anew after it, writes to.
+    fn roots(&self) -> BTreeSet<Vec<u8>> {
+        let mut roots = self.placement.in_place.clone();
+        roots.extend(self.placement.merged.iter().cloned());
+        for (path, _) in &self.placement.beside {
+            roots.insert(files::beside_of(path));
+            roots.insert(path.clone());
+        }
+        roots.insert(b"/etc/xcat".to_vec());
+        roots.insert(b"/etc/hostname".to_vec());
+        roots.insert([self.install_dir().as_bytes(), b"/postscripts"].concat());
+        roots
+    }
+
+    /// Does the steps that are not done yet. Each is recorded before and after it.
+    ///
+    /// # Errors
+    /// `File` where the journal cannot be written; `Interrupted`. What a step cannot do is in the report.
+    pub fn run(&self, journal: &mut Journal, began: Instant, progress: &dyn Progress) -> Result<Report> {
+        let mut report = Report {
+            snapshot: self.snapshot.clone(),
+            cluster: self.brought.manifest.cluster.name.clone(),
+            ..Report::default()
+        };
+        for step in STEPS {
+            if progress.stop_wanted() {
+                return Err(Error::Interrupted);
+            }
+            let started = Instant::now();
+            let mut entry =
+                StepReport { step: step.word(), state: "done", told: Vec::new(), failed: Vec::new(), milliseconds: 0 };
+            if let Some(why) = self.asked.leaves_out(step) {
+                (entry.state, entry.told) = ("left out", vec![why]);
+            } else if self.was_done(step, journal) {
+                entry.state = "done before";
+            } else {
+                journal.record(step, State::Begun, Vec::new())?;
+                progress.tell(crate::progress::Event::Path(step.word().as_bytes()));
+                let told = match self.step(step, &mut report, progress) {
+                    Ok(told) => told,
+                    Err(Error::Interrupted) => return Err(Error::Interrupted),
+                    Err(e) => Told { failed: vec![chain(&e)], ..Told::default() },
+                };
+                (entry.told, entry.failed) = (told.done, told.failed);
+                let state = if entry.failed.is_empty() { State::Done } else { State::Failed };
+                entry.state = if state == State::Done { "done" } else { "failed" };
+                journal.record(step, state, entry.failed.clone())?;
+                entry.milliseconds = milliseconds(started);
+            }
+            let has_failed = entry.state == "failed" && step.stops() && step != Step::Files;
+            report.steps.push(entry);
+            if has_failed {
+                report.stopped = true;
+                break;
+            }
+        }
+        report.milliseconds = milliseconds(began);
+        report.others_milliseconds = u64::try_from(self.target.others().as_millis()).unwrap_or(u64::MAX);
+        Ok(report)
+    }
+
+    /// Whether a step need not be done again: it was recorded as done, nobody asks for it by name, and a look says so too.
+    fn was_done(&self, step: Step, journal: &Journal) -> bool {
+        let is_named = self.asked.only.contains(&step) || self.asked.from.is_some();
+        if is_named || journal.state(step).is_none_or(|(state, _)| state != State::Done) {
+            return false;
+        }
+        match step {
+            Step::Unpack => self.packages().exists() || self.brought.manifest.packages.captured.is_empty(),
+            Step::Install | Step::Verify => {
+                setup::verify(&self.install_request(&self.packages())).is_ok_and(|problems| problems.is_empty())
+            }
+            // Packages that had to be installed again have started it.
+            Step::Stop => !services::answers(XCAT_PORT) || journal.state(Step::Start).is_some(),
+            Step::Start => services::answers(XCAT_PORT),
+            Step::Proof => false,
+            _ => true,
+        }
+    }
+
+    fn step(&self, step: Step, report: &mut Report, progress: &dyn Progress) -> Result<Told> {
+        let (target, brought) = (self.target, self.brought);
+        let manifest = &brought.manifest;
+        match step {
+            Step::Unpack => {
+                target.own(PACKAGES)?;
+                let files = self.unpack_packages(&self.packages(), progress)?;
+                Ok(done(vec![format!("{files} files in {}", self.packages().display())]))
+            }
+            Step::Keep => {
+                undo::keep(target, Kept::Before, &self.roots(), &self.snapshot, self.asked, progress).map(done)
+            }
+            Step::Repositories => {
+                let folder = self.packages();
+                let mut told = self.set_name();
+                told.done.extend(write_repository_files(&self.install_request(&folder))?);
+                Ok(told)
+            }
+            Step::Install => {
+                let folder = self.packages();
+                let began = Instant::now();
+                let told = install::install(&self.install_request(&folder)).map(done);
+                target.spent(began.elapsed());
+                told
+            }
+            Step::Verify => self.verify(),
+            Step::Stop => {
+                let mut told = in_words(services::stop(target, XCAT_PORT));
+                if told.failed.is_empty() {
+                    let kept = Kept::Installed;
+                    told.done.extend(undo::keep(target, kept, &self.roots(), &self.snapshot, self.asked, progress)?);
+                }
+                Ok(told)
+            }
+            Step::Accounts => files::accounts(target, brought),
+            Step::Files => files::place(target, brought, &self.placement, self.asked.threads, progress),
+            Step::PublicCopies => files::public_copies(target, self.install_dir().as_bytes()),
+            Step::Engine | Step::Database if !wants_tables(self.asked) => {
+                Ok(done(vec!["the part database is not wanted".into()]))
+            }
+            Step::Engine => load::prepare(&self.load_request(&self.own())).map(|()| Told::default()),
+            Step::Database => self.database(progress),
+            Step::Start => Ok(in_words(regenerate::start_daemon(target, manifest))),
+            Step::Services => {
+                let (done, failed) = services::settle(target, &manifest.units);
+                Ok(Told { done, failed })
+            }
+            Step::Proof => self.proof(report, progress),
+            _ => Ok(regenerate::run(target, step, manifest, &self.tables)),
+        }
+    }
+
+    fn own(&self) -> Vec<String> {
+        let identity = crate::mn::identity::identity(self.target.machine, &Tables::default());
+        own_addresses(&identity).iter().map(ToString::to_string).collect()
+    }
+
+    /// This host's name, where another one is asked for: xCAT's setup reads it.
+    fn set_name(&self) -> Told {
+        let captured = String::from_utf8_lossy(&self.brought.manifest.machine.host_name.bytes()).into_owned();
+        let name = match (&self.asked.set_hostname, self.asked.take_name) {
+            (Some(name), _) => name.clone(),
+            (None, true) if !captured.is_empty() => captured,
+            _ => return Told::default(),
+        };
+        let set = self.target.run("hostnamectl", ["set-hostname", name.as_str()]).map(drop).or_else(|_| {
+            let written = self.target.write(b"/etc/hostname", format!("{name}\n").as_bytes(), 0o644);
+            written.map_err(|e| chain(&e))?;
+            self.target.run("hostname", [name.as_str()]).map(drop)
+        });
+        in_words(set.map(|()| vec![format!("this host is called {name}")]))
+    }
+
+    /// Whether the packages have made a management node; a setup that was cut off is run again.
+    fn verify(&self) -> Result<Told> {
+        let folder = self.packages();
+        let request = self.install_request(&folder);
+        let mut told = Told::default();
+        let mut missing = setup::verify(&request)?;
+        if !missing.is_empty() {
+            let began = Instant::now();
+            told.done.extend(setup::repair(&request)?);
+            self.target.spent(began.elapsed());
+            missing = setup::verify(&request)?;
+        }
+        told.failed = missing;
+        Ok(told)
+    }
+
+    fn database(&self, progress: &dyn Progress) -> Result<Told> {
+        let own = self.own();
+        let request = self.load_request(&own);
+        let loaded = load::load(&request, progress)?;
+        let rows: u64 = loaded.tables.iter().map(|(_, rows)| rows).sum();
+        let mut told = done(vec![format!("{rows} rows in {} tables", loaded.tables.len())]);
+        told.done.extend(loaded.kept.into_iter().map(|word| format!("table {}: {}", word.table, word.why)));
+        told.done.extend(loaded.notes);
+        // Before anybody else has written to them.
+        let folder = self.stage.join("compared");
+        std::fs::create_dir_all(&folder).map_err(|e| Error::file("make", &folder, e))?;
+        let differences = load::compare(&request, &folder, progress);
+        std::fs::remove_dir_all(&folder).map_err(|e| Error::file("remove", &folder, e))?;
+        for difference in differences? {
+            told.failed.push(format!("table {} {}: {}", difference.table, difference.key, difference.what));
+        }
+        if told.failed.is_empty() {
+            told.done.push("dumped again, every table equals the snapshot's".into());
+        }
+        Ok(told)
+    }
+
+    fn proof(&self, report: &mut Report, progress: &dyn Progress) -> Result<Told> {
+        let manifest = &self.brought.manifest;
+        report.proof = proof::files(self.target, self.brought, &self.placement, self.asked, progress)?;
+        if wants_tables(self.asked) {
+            let folder = self.stage.join("proved");
+            std::fs::create_dir_all(&folder).map_err(|e| Error::file("make", &folder, e))?;
+            let own = self.own();
+            let differences = load::compare(&self.load_request(&own), &folder, progress);
+            std::fs::remove_dir_all(&folder).map_err(|e| Error::file("remove", &folder, e))?;
+            let differences = differences?;
+            let lines: Vec<String> =
+                differences.iter().take(10).map(|d| format!("{} {}: {}", d.table, d.key, d.what)).collect();
+            report.proof.push(Check::new("the tables are the snapshot's", differences.is_empty(), lines.join("; ")));
+        }
+        if !self.asked.no_start {
+            report.proof.extend(proof::running(self.target, manifest, &self.tables));
+        }
+        report.again = proof::left_out(self.target, manifest);
+        let failed = report.proof.iter().filter(|check| check.holds == Some(false));
+        let failed: Vec<String> = failed.map(|check| format!("{}: {}", check.what, check.found)).collect();
+        Ok(Told { done: vec![format!("{} checks", report.proof.len())], failed })
+    }
+}
+
+/// Brings what the database needs into the stage: everything of the snapshot's own but the packages, xCAT's folder, and the
+/// settings of the database server.
+fn bring_to_stage(brought: &Brought<'_>, stage: &Path, threads: usize, progress: &dyn Progress) -> Result<()> {
+    let mut include = vec!["/.xsnap".to_owned(), "/etc/xcat".to_owned()];
+    for part in brought.manifest.parts.iter().filter(|part| part.name == STAGED_PART) {
+        include.extend(part.roots.iter().map(|root| literal(&root.real.bytes())));
+    }
+    let tables = brought.snapshot.sources.iter().filter(|source| source.ends_with(b".sqlite"));
+    include.extend(tables.map(|source| literal(source)));
+    let choice =
+        Choice { include: Patterns::new(include)?, exclude: Patterns::new(["/.xsnap/packages"])?, ..Choice::default() };
+    brought.unpack(b"", &choice, open(stage)?.as_fd(), threads, progress).map(drop)
+}
+
+fn open(folder: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(folder, flags, Mode::empty()).map_err(|e| Error::file("open", folder, e))
+}
+
+fn done(done: Vec<String>) -> Told {
+    Told { done, failed: Vec::new() }
+}
+
+fn in_words(outcome: std::result::Result<Vec<String>, String>) -> Told {
+    match outcome {
+        Ok(done) => Told { done, failed: Vec::new() },
+        Err(why) => Told { done: Vec::new(), failed: vec![why] },
+    }
+}
+
+/// An error with its causes, in a line.
+fn chain(e: &Error) -> String {
+    let mut text = e.to_string();
+    let mut cause = std::error::Error::source(e);
+    while let Some(e) = cause {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        cause = e.source();
+    }
+    text
+}
+
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
