@@ -38,11 +38,36 @@ pub fn verify(
     request: &RestoreRequest,
     progress: &dyn Progress,
 ) -> Result<u64> {
+    compare(reader, selected, root, (request, true), progress)
+}
+
+/// As `verify`, where others have worked in the folders since: their times are not compared.
+///
+/// # Errors
+/// As `verify`.
+pub fn verify_in_use(
+    reader: &Reader,
+    selected: &Selected<'_>,
+    root: BorrowedFd<'_>,
+    request: &RestoreRequest,
+    progress: &dyn Progress,
+) -> Result<u64> {
+    compare(reader, selected, root, (request, false), progress)
+}
+
+fn compare(
+    reader: &Reader,
+    selected: &Selected<'_>,
+    root: BorrowedFd<'_>,
+    (request, folder_times): (&RestoreRequest, bool),
+    progress: &dyn Progress,
+) -> Result<u64> {
     let (opener, owners) = (Opener::new(root), Owners::default());
     let path = selected.path.to_vec();
     let mut verifier = Verifier {
         reader,
         request,
+        folder_times,
         sources: selected.sources,
         opener,
         owners: &owners,
@@ -58,6 +83,7 @@ pub fn verify(
 struct Verifier<'a> {
     reader: &'a Reader,
     request: &'a RestoreRequest,
+    folder_times: bool,
     sources: &'a [Vec<u8>],
     opener: Opener<'a>,
     owners: &'a Owners,
@@ -158,7 +184,8 @@ impl Verifier<'_> {
         if live::kind_of(&stat) != FileType::Symlink && stat.st_mode & metadata::PERMISSION_BITS != wanted.mode {
             return Ok(Some("mode"));
         }
-        if metadata::mtime(&stat) != wanted.mtime {
+        let counts = self.folder_times || !matches!(entry.node, Node::Folder { .. });
+        if counts && metadata::mtime(&stat) != wanted.mtime {
             return Ok(Some("time"));
         }
         let mut xattrs = metadata::read_xattrs(Handle::At(at, name))?.to_vec();

@@ -5,7 +5,7 @@ use crate::{
         filter::Patterns,
         request::{Overwrite, RestoreRequest, Restored, Selected},
         restore::restore,
-        verify::verify,
+        verify::verify_in_use,
     },
     error::{Error, Result},
     mn::{manifest::Manifest, recalled},
@@ -95,7 +95,8 @@ impl<'a> Brought<'a> {
         done
     }
 
-    /// Compares what is chosen with what is there, as `place` would put it. Returns how many entries differ; each was told
+    /// Compares what is chosen with what is there, as `place` would put it, but for the times of folders in which services
+    /// work. Returns how many entries differ; each was told
     /// as a problem.
     ///
     /// # Errors
@@ -110,7 +111,7 @@ impl<'a> Brought<'a> {
         let request = request(choice, true, threads);
         let reader = self.repository.reader_of(&self.snapshot.root)?;
         let selected = Selected { entry: &self.snapshot.root, path: b"", sources: &self.snapshot.sources };
-        verify(&reader, &selected, root, &request, progress)
+        verify_in_use(&reader, &selected, root, &request, progress)
     }
 
     /// Brings what a folder of the snapshot holds, or one file, into an open folder. Nothing where the snapshot has no such

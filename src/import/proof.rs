@@ -78,7 +78,7 @@ pub fn files(
         compare(&what, &Choice { only: Some(path.clone()), exact: true, by_name, ..Choice::default() })?;
     }
     compare(
-        "the files of the snapshot are in their places, with owner, mode and time",
+        "the files of the snapshot are in their places, with owners, modes and times",
         &placement.choice_of_proof(by_name)?,
     )?;
     Ok(checks)

@@ -3,11 +3,16 @@
 use crate::support::{
     bare::Bare,
     inner::{Inner, KEYS},
-    program::Ran,
     roots::{Root, apt_root, rpm_root},
 };
 use rusqlite::Connection;
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 const REPO: [&str; 2] = ["--repo", "/media/usb"];
 
@@ -71,10 +76,6 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-fn report(ran: &Ran) {
-    eprintln!("{}\n{}", ran.text(), ran.complaint());
-}
-
 #[test]
 fn a_debian_becomes_the_captured_node() {
     let Some(node) = captured(apt_root()) else { return };
@@ -89,8 +90,153 @@ fn an_rpm_machine_becomes_the_captured_node() {
 
 fn becomes(node: &Inner) {
     let bare = Bare::like(node);
-    let ran = bare.xsnap(&words(&["import", "latest"]));
-    report(&ran);
-    ran.expect(0);
+    let before = state(&bare);
+    // The technician is logged in through this key, and the host has a line of its own.
+    fs::create_dir_all(bare.at("/root/.ssh")).unwrap();
+    fs::write(bare.at("/root/.ssh/authorized_keys"), "ssh-rsa AAAAtechnician here\n").unwrap();
+    let hosts = bare.text("/etc/hosts") + "192.0.2.7 printer\n";
+    fs::write(bare.at("/etc/hosts"), &hosts).unwrap();
+    let planned = bare.xsnap(&words(&["import", "latest", "--dry-run"])).expect(0);
+    assert!(planned.text().contains("makeknownhosts cn1,cn2"), "{}", planned.text());
+    assert_eq!(state(&bare), before, "a plan changes nothing");
+    let ran = bare.xsnap(&words(&["import", "latest", "--json"])).expect(0);
+    assert_eq!(ran.message("import")["holds"], true);
     is_that_node(node, &bare);
+    let keys = bare.text("/root/.ssh/authorized_keys");
+    assert!(keys.starts_with("ssh-rsa AAAAtechnician here\n") && keys.lines().count() > 1, "{keys}");
+    assert!(bare.text("/etc/hosts").contains("192.0.2.7 printer\n"));
+    steps_are_in_order(&bare);
+    let again = bare.xsnap(&words(&["import", "latest"])).expect(0);
+    assert!(again.text().contains("database: done before") && again.text().contains("install: done before"));
+    is_that_node(node, &bare);
+    bare.xsnap(&["import", "--undo"]).expect(0);
+    assert_eq!(bare.text("/etc/hosts"), hosts);
+    assert_eq!(bare.text("/root/.ssh/authorized_keys"), "ssh-rsa AAAAtechnician here\n");
+    for path in ["/home/alice", "/srv/site", "/etc/munge", "/etc/goconserver.xsnap-orig"] {
+        assert!(!bare.at(path).exists(), "{path} was not there");
+    }
+    assert_eq!(bare.sh("systemctl is-active xcatd || true"), "inactive\n");
+    bare.xsnap(&["import", "--undo"]).expect(0);
+}
+
+/// What a machine is before anything is done to it.
+fn state(bare: &Bare) -> Vec<String> {
+    let found = bare.sh(
+        "find / -xdev -path /proc -prune -o -path /xsnap-lib -prune -o -path /var/log -prune -o -path /tmp -prune \
+                         -o -type f -print | sort | xargs -d '\\n' ls -ln | cut -c1-200",
+    );
+    found
+        .lines()
+        .map(|line| line.split_whitespace().filter(|word| !word.contains(':')).collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+/// Packages, then the daemon is stopped, then it is started once everything is there.
+fn steps_are_in_order(bare: &Bare) {
+    let calls = bare.calls();
+    let at = |wanted: &str| {
+        calls.iter().position(|call| call.contains(wanted)).unwrap_or_else(|| panic!("{wanted}: {calls:?}"))
+    };
+    assert!(at("stop xcatd") < at("restart xcatd"), "{calls:?}");
+    let commands = bare.text("/var/log/xcat-standin.log");
+    let at = |wanted: &str| {
+        commands.lines().position(|line| line.starts_with(wanted)).unwrap_or_else(|| panic!("{wanted}: {commands}"))
+    };
+    assert!(at("xcatconfig -i") < at("makehosts") && at("makehosts") < at("makegocons"), "{commands}");
+    assert!(at("makegocons") < at("mknb") && at("mknb") < at("makeknownhosts"), "{commands}");
+    assert_eq!(commands.matches("xcatconfig").count(), 1, "the keys that it makes would not be the snapshot's");
+    assert!(!commands.contains("restorexCATdb") && !commands.contains("tabrestore"), "{commands}");
+}
+
+#[test]
+fn an_import_killed_at_any_step_goes_on_to_the_same_end() {
+    let Some(node) = captured(rpm_root()) else { return };
+    let bare = Bare::like(&node);
+    // In each round the import is killed a little later than in the one before, until it is through.
+    let mut through = false;
+    for round in 1..60_u64 {
+        let mut started = bare.start(&words(&["import", "latest"]));
+        let until = Instant::now() + Duration::from_millis(200 * round);
+        while Instant::now() < until && started.try_wait().unwrap().is_none() {
+            sleep(Duration::from_millis(5));
+        }
+        through = started.try_wait().unwrap().is_some();
+        bare.kill(started);
+        if through {
+            break;
+        }
+    }
+    assert!(through);
+    bare.xsnap(&words(&["import", "latest"])).expect(0);
+    is_that_node(&node, &bare);
+}
+
+#[test]
+fn a_drill_starts_nothing_and_makes_nothing_anew() {
+    let Some(node) = captured(rpm_root()) else { return };
+    let bare = Bare::like(&node);
+    bare.xsnap(&words(&["import", "latest", "--no-start"])).expect(0);
+    is_that_node(&node, &bare);
+    let commands = bare.text("/var/log/xcat-standin.log");
+    assert!(!commands.contains("make") && !commands.contains("mknb"), "{commands}");
+    let calls = bare.calls();
+    let started =
+        calls.iter().filter(|call| ["start", "enable"].iter().any(|verb| call.split(' ').any(|word| word == *verb)));
+    assert_eq!(started.count(), 0, "{calls:?}");
+    assert_eq!(bare.sh("systemctl is-active xcatd || true"), "inactive\n");
+}
+
+#[test]
+fn what_speaks_against_an_import_is_found_before_anything_is_changed() {
+    let Some(node) = captured(rpm_root()) else { return };
+    let bare = Bare::like(&node);
+    let refused = |more: &[&str], reason: &str| {
+        let before = state(&bare);
+        let ran = bare.xsnap(&words(&[&["import", "latest"], more].concat())).expect(2);
+        let told = ran.text() + &ran.complaint();
+        assert!(told.contains(reason), "{reason}: {told}");
+        assert_eq!(state(&bare), before, "{reason}");
+    };
+    bare.sh("hostname other.standin.test");
+    refused(&[], "--take-name");
+    refused(&["--keep-name"], "does not do");
+    bare.sh("hostname mn.standin.test");
+    let hosts = bare.text("/etc/hosts");
+    fs::write(bare.at("/etc/hosts"), "127.0.0.1 localhost mn.standin.test\n").unwrap();
+    refused(&[], "without a master");
+    fs::write(bare.at("/etc/hosts"), &hosts).unwrap();
+    let release = bare.text("/usr/lib/os-release");
+    for (from, to, reason) in [
+        ("9.4", "8.10", "the captured node runs rocky 9.4"),
+        ("\"rocky\"", "\"sles\"", "the captured node runs rocky 9.4"),
+    ] {
+        let other =
+            release.replace(from, to).replace("rhel centos fedora", if to.contains("sles") { "suse" } else { "rhel" });
+        fs::write(bare.at("/usr/lib/os-release"), other).unwrap();
+        refused(&[], reason);
+    }
+    fs::write(bare.at("/usr/lib/os-release"), release.replace("9.4", "9.5")).unwrap();
+    refused(&["--strict"], "rocky 9.5");
+    fs::write(bare.at("/usr/lib/os-release"), &release).unwrap();
+    refused(&["--part", "no-such-part"], "has no part");
+    // A management node with nodes of its own.
+    fs::create_dir_all(bare.at("/etc/xcat")).unwrap();
+    let tables = Connection::open(bare.at("/etc/xcat/nodelist.sqlite")).unwrap();
+    tables.execute_batch("CREATE TABLE nodelist (node TEXT); INSERT INTO nodelist VALUES ('cn1');").unwrap();
+    drop(tables);
+    refused(&[], "--replace");
+    fs::remove_dir_all(bare.at("/etc/xcat")).unwrap();
+}
+
+#[test]
+fn an_incomplete_snapshot_is_only_imported_when_that_is_accepted() {
+    let Some(root) = rpm_root() else { return };
+    let node = Inner::new(root);
+    fs::remove_file(node.root.at("/etc/munge/munge.key")).unwrap();
+    node.xsnap(&words(&["backup", "--cluster", "alpha"])).expect(3);
+    let bare = Bare::like(&node);
+    let ran = bare.xsnap(&words(&["import", "latest"])).expect(2);
+    assert!((ran.text() + &ran.complaint()).contains("munge.key"));
+    assert!(!bare.at("/opt/xcat").exists() && !bare.at("/var/lib/xsnap").exists());
+    bare.xsnap(&words(&["import", "latest", "--accept-incomplete"])).expect(0);
 }
