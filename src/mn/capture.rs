@@ -433,6 +433,10 @@ impl<'a> Work<'a> {
         }
         if installed.manager != Manager::None {
             let changed = changed_configuration(self.machine, installed, self.options.cache.as_deref(), self.progress)?;
+            // What cannot be compared is not taken either way; whoever looks at the list should know that it may be short.
+            let new = changed.problems.iter().filter(|problem| !self.problems.contains(problem));
+            let note = |p: &Problem| format!("cannot {} {}: {}", p.verb, String::from_utf8_lossy(&p.path), p.cause);
+            self.notes.extend(new.map(note));
             let changed = changed.changed.into_iter().filter(|path| !is_taken(path));
             seen.extend(changed.map(|path| Seen { path, why: "configuration that differs from its package's".into() }));
         }

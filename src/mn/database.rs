@@ -22,7 +22,7 @@ use crate::{
     repo::snapshot::Problem,
 };
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
-use std::{collections::BTreeSet, fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, time::Duration};
 
 /// Where the CSVs stand in a snapshot.
 pub const CSV_FOLDER: &[u8] = b"/.xsnap/xcatdb";
@@ -79,7 +79,7 @@ pub struct Dump {
 ///
 /// # Errors
 /// `File` where staging cannot be written, or cfgloc or the folder of the tables cannot be read; `Damaged` where cfgloc names no
-/// known database; `Usage` for DB2; `Interrupted`. A table that cannot be read is a problem.
+/// known database; `Usage` for DB2; `Interrupted`. A table that cannot be read is a problem, which is returned and not told.
 pub fn dump(machine: &Machine, staging: &Path, options: &DumpOptions, progress: &dyn Progress) -> Result<Dump> {
     let engine = Engine::of(&machine.inside)?;
     let (schema, unread) = Schema::of(&machine.inside, engine.schema_suffix());
@@ -126,14 +126,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn report(&self, dump: &mut Dump, path: &[u8], verb: &str, cause: &str) {
-        let problem = Problem { path: path.to_vec(), verb: verb.to_owned(), cause: cause.to_owned() };
-        self.take_problem(dump, problem);
-    }
-
-    fn take_problem(&self, dump: &mut Dump, problem: Problem) {
-        let cause = io::Error::other(problem.cause.clone());
-        self.progress.tell(Event::Problem { path: &problem.path, verb: &problem.verb, cause: &cause });
-        dump.problems.push(problem);
+        // Whoever asked tells it with all else that is missing, once.
+        dump.problems.push(Problem { path: path.to_vec(), verb: verb.to_owned(), cause: cause.to_owned() });
     }
 
     fn report_unproved(&self, dump: &mut Dump, path: &[u8], cause: &str) {
@@ -271,7 +265,7 @@ impl Work<'_> {
 
     fn table_csvs(&self, copies: Copies, dump: &mut Dump) -> Result<()> {
         dump.held = copies.held;
-        copies.problems.into_iter().for_each(|problem| self.take_problem(dump, problem));
+        dump.problems.extend(copies.problems);
         let csv_dir = self.staging.join("xcatdb");
         let mut csvs = CsvFolder::create(&csv_dir)?;
         let (schema, progress) = (&self.schema, self.progress);

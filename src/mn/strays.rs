@@ -166,9 +166,9 @@ impl<'a> Search<'a> {
             let followed = self.inside.follow(folder);
             match followed.stat {
                 Ok(stat) if kind(&stat) == FileType::Directory => real.push(followed.path),
-                Ok(_) => self.tell(folder, "look into", &io::ErrorKind::NotADirectory.into()),
+                Ok(_) => self.note(folder, "look into", &io::ErrorKind::NotADirectory.into()),
                 Err(e) if is_gone(&e) => {}
-                Err(e) => self.tell(folder, "look into", &e),
+                Err(e) => self.note(folder, "look into", &e),
             }
         }
         real.sort();
@@ -181,8 +181,7 @@ impl<'a> Search<'a> {
         if self.progress.stop_wanted() { Err(Error::Interrupted) } else { Ok(()) }
     }
 
-    fn tell(&mut self, path: &[u8], verb: &'static str, cause: &io::Error) {
-        self.progress.tell(Event::Problem { path, verb, cause });
+    fn note(&mut self, path: &[u8], verb: &'static str, cause: &io::Error) {
         self.found.problems.push(problem(path, verb, cause));
     }
 
@@ -200,7 +199,7 @@ impl<'a> Search<'a> {
                 Ok(names) => names,
                 Err(e) if is_gone(&e) => continue,
                 Err(e) => {
-                    self.tell(&folder, "look into", &e);
+                    self.note(&folder, "look into", &e);
                     continue;
                 }
             };
@@ -209,7 +208,7 @@ impl<'a> Search<'a> {
                 match self.inside.follow_to(&path).stat {
                     Ok(stat) => waiting.extend(self.look(path, &stat, device, owned)),
                     Err(e) if is_gone(&e) => {}
-                    Err(e) => self.tell(&path, "look at", &e),
+                    Err(e) => self.note(&path, "look at", &e),
                 }
             }
         }
@@ -227,7 +226,7 @@ impl<'a> Search<'a> {
             }
             if stat.st_dev != device {
                 let other = io::Error::other("it is another file system");
-                self.tell(&path, "look into", &other);
+                self.note(&path, "look into", &other);
                 return None;
             }
             return Some(path);
@@ -251,7 +250,7 @@ impl<'a> Search<'a> {
                 match self.verified.digest(self.inside, path, stat, *algorithm) {
                     Ok(found) => found == *digest,
                     Err(e) => {
-                        self.tell(path, "read", &e);
+                        self.note(path, "read", &e);
                         false
                     }
                 }

@@ -316,3 +316,68 @@ fn files_of_a_management_node_are_never_written_over_a_machine_by_mistake() {
     let ran = on(&scene.repo, words).output().unwrap();
     assert!(!String::from_utf8_lossy(&ran.stdout).contains(".xsnap"));
 }
+
+#[test]
+fn what_is_not_the_distributions_in_its_copy_is_warned_of_by_name() {
+    if !privileged() {
+        return;
+    }
+    let scene = Scene::new();
+    let copy = "install/copied/x86_64";
+    scene.node.write(&format!("{copy}/.discinfo"), "1700000000.1\n8.10\nx86_64\n");
+    let left_out = |words: &[&str]| -> Vec<Value> {
+        let lines = scene.capture(&[&["--dry-run", "--json"], words].concat()).expect(3).json();
+        of(&lines, "left out").into_iter().filter(|line| line["class"] == "distro").cloned().collect()
+    };
+    // Without any list of its files nobody can say whose they are.
+    let out = left_out(&[]);
+    assert_eq!((out.len(), &out[0]["unlisted"], out[0]["unsure"].as_array().unwrap().len()), (1, &0.into(), 1));
+    let list = format!("{}  ./Packages/a.rpm\n", "0".repeat(32));
+    scene.node.write(&format!("{copy}/md5sum.txt"), &list);
+    let told = scene.capture(&["--dry-run"]).expect(3).complaint();
+    assert!(!told.contains("not the distribution's"), "a disc as it was made: {told}");
+    // What a table names is taken, and is not lost.
+    for name in ["Packages/mine.rpm", "post.sh", "own.tmpl"] {
+        scene.node.write(&format!("{copy}/{name}"), "mine");
+    }
+    let row = format!("INSERT INTO linuximage (imagename, template) VALUES ('x', '/{copy}/own.tmpl')");
+    scene.node.open("linuximage").execute_batch(&row).unwrap();
+    let told = scene.capture(&[]).expect(3).complaint();
+    let lost = format!(
+        "2 files that are not the distribution's, so that no copycds brings them back: /{copy}/Packages/mine.rpm, /{copy}/post.sh"
+    );
+    assert_eq!(told.lines().filter(|line| line.contains(&lost)).count(), 1, "{told}");
+    let target = scene.restored();
+    assert!(target.join(copy).join("own.tmpl").exists() && !target.join(copy).join("post.sh").exists());
+    let shown = run(&scene.repo, ["show", "latest"]).expect(0).text();
+    assert!(shown.contains(&format!("lost with it: 2 files, /{copy}/Packages/mine.rpm, /{copy}/post.sh")), "{shown}");
+    assert!(shown.contains(".discinfo: 1700000000.1 | 8.10 | x86_64; .treeinfo: [general]"), "{shown}");
+    let manifest = |repo: &Path| run(repo, ["show", "latest", "--json"]).expect(0).message("show")["manifest"].clone();
+    let found = manifest(&scene.repo);
+    assert_eq!(found["left_out"][0]["unlisted"], 2);
+    let marks = &found["machine"]["copies"][0];
+    assert_eq!((&marks["path"], &marks["marks"][0]["lines"][1]), (&format!("/{copy}").into(), &"8.10".into()));
+    // The marks of a copy that is taken are recorded as well, and nothing is lost.
+    assert!(left_out(&["--with", "distro"]).is_empty());
+    let told = scene.capture(&["--with", "distro"]).expect(3).complaint();
+    assert!(!told.contains("not the distribution's"), "{told}");
+    assert_eq!(manifest(&scene.repo)["machine"]["copies"], found["machine"]["copies"]);
+}
+
+#[test]
+fn what_is_wrong_with_the_database_is_told_once() {
+    if !privileged() {
+        return;
+    }
+    let scene = Scene::new();
+    fs::remove_file(scene.node.table("nodelist")).unwrap();
+    fs::write(scene.node.table("hosts"), vec![7; 8192]).unwrap();
+    for words in [&[][..], &["--json"], &["--dry-run"], &["--dry-run", "--json"], &["--quiet"]] {
+        let ran = scene.capture(words).expect(3);
+        let told = ran.text() + &ran.complaint();
+        for file in ["/nodelist.sqlite", "/hosts.sqlite"] {
+            let lines: Vec<&str> = told.lines().filter(|line| line.contains(file)).collect();
+            assert_eq!(lines.len(), 1, "{words:?}: {lines:#?}");
+        }
+    }
+}
