@@ -323,6 +323,9 @@ pub mod mn {
     /// Digests of packages, as their makers write them.
     pub mod digest;
 
+    /// What an installation disc says of itself.
+    pub mod disc;
+
     /// A place that packages lie in, and its metadata proved.
     pub mod shelf;
 
@@ -388,6 +391,12 @@ pub mod mn {
 
     /// How much is below paths, counted by many threads.
     pub mod measured;
+
+    /// One walk that measures, and tells what it meets.
+    pub mod extent;
+
+    /// Files that the distribution they lie in does not list.
+    pub mod unlisted;
 
     /// What can be made again, and is left out.
     pub mod leftout;

@@ -10,7 +10,7 @@ use crate::{
     mn::{
         accounts::{self, Account},
         database::{self, Dump, DumpOptions},
-        leftout::{Decision, Kept, LeftOut, Rules, is_below},
+        leftout::{Copied, DISTRIBUTION, Decision, Kept, LeftOut, Rules, is_below},
         machine::{Distribution, Machine},
         measured::{Size, Without, measure},
         mounts::{Mount, Mounts},
@@ -21,6 +21,7 @@ use crate::{
         profile::{Class, Variables, expand},
         strays::{Strays, changed_configuration, strays},
         tables::Tables,
+        unlisted::survey,
     },
     progress::Progress,
     repo::snapshot::Problem,
@@ -61,6 +62,8 @@ pub struct CapturePlan {
     pub left_out: Vec<LeftOut>,
     /// What a table or a rule would leave out, and why it is taken.
     pub kept: Vec<Kept>,
+    /// The copies of distributions that tables name, left out or not.
+    pub copies: Vec<Copied>,
     /// What was seen and is not taken.
     pub seen: Vec<Seen>,
     /// What cannot be captured: each makes the snapshot incomplete.
@@ -112,7 +115,8 @@ pub fn plan(
     let mut decision = work.leave_out();
     let seen = work.seen(&installed)?;
     work.measure(&mut decision);
-    let Work { parts, mut hidden, finder, notes, mut problems, .. } = work;
+    let Work { parts, mut hidden, finder, mut notes, mut problems, .. } = work;
+    notes.extend(decision.left_out.iter().flat_map(|out| out.unlisted.notes(&out.path)));
     hidden.extend(silent.iter().map(|problem| problem.path.clone()));
     problems.extend(silent);
     problems.extend(mounts.problems.iter().cloned());
@@ -122,7 +126,7 @@ pub fn plan(
     problems.extend(dump.problems.iter().cloned());
     problems.extend(installed.problems.iter().cloned());
     let grafts = if is_chosen(options, "database") { dump.grafts.clone() } else { Vec::new() };
-    let Decision { left_out, kept } = decision;
+    let Decision { left_out, kept, copies } = decision;
     let xcat = version(machine).unwrap_or_else(|e| {
         let (path, verb) = (b"/opt/xcat/lib/perl/xCAT/Version.pm".to_vec(), "read the version of xCAT in".to_owned());
         problems.push(Problem { path, verb, cause: e.to_string() });
@@ -132,6 +136,7 @@ pub fn plan(
         parts,
         left_out,
         kept,
+        copies,
         seen,
         problems,
         notes,
@@ -449,14 +454,22 @@ impl<'a> Work<'a> {
         let out = decision.left_out.iter().map(|out| &out.path).chain(&self.hidden).chain(&self.dump.hidden);
         let (without, all) = (Without::new(inside, out), Without::new(inside, []));
         let roots: Vec<&[u8]> = self.parts.iter().flat_map(|part| &part.roots).map(|root| &*root.real).collect();
-        let left_out: Vec<&[u8]> = decision.left_out.iter().map(|out| &*out.path).collect();
+        let is_copy = |out: &LeftOut| out.class == DISTRIBUTION;
+        let left_out: Vec<&[u8]> = decision.left_out.iter().filter(|out| !is_copy(out)).map(|o| &*o.path).collect();
         let (taken, left) = rayon::join(|| measure(inside, &roots, &without), || measure(inside, &left_out, &all));
-        let mut taken = taken.into_iter();
+        let by_themselves: HashSet<&[u8]> = roots.into_iter().collect();
+        let mut left = left.into_iter();
+        for out in &mut decision.left_out {
+            match is_copy(out) {
+                true => (out.size, out.unlisted) = survey(inside, &out.path, &by_themselves),
+                false => out.size = left.next().unwrap_or_default(),
+            }
+        }
+        let mut sizes = taken.into_iter();
         for part in &mut self.parts {
             let mut size = Size::default();
-            taken.by_ref().take(part.roots.len()).for_each(|root| size += root);
+            sizes.by_ref().take(part.roots.len()).for_each(|root| size += root);
             part.size = Some(size);
         }
-        decision.left_out.iter_mut().zip(left).for_each(|(out, size)| out.size = size);
     }
 }

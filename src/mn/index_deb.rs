@@ -3,6 +3,7 @@
 use crate::mn::{
     deb_file::version,
     digest::Digest,
+    disc::lines,
     repositories::stanzas,
     shelf::{Offered, Shelf, Wanted, bad, below, read_metadata},
 };
@@ -148,6 +149,16 @@ fn packages(from: &mut dyn BufRead, is_wanted: &dyn Fn(&str) -> bool) -> io::Res
         }
         stanza.push_str(&text);
     }
+}
+
+/// Tells the places of all packages in a list, as it writes them.
+///
+/// # Errors
+/// What reading says; `InvalidData` for a line that is longer than any.
+pub fn places(from: &mut dyn BufRead, tell: &mut dyn FnMut(&str)) -> io::Result<()> {
+    lines(from, &mut |line| {
+        line.strip_prefix("Filename:").into_iter().for_each(|place| tell(place.trim()));
+    })
 }
 
 fn of_stanza(text: &str, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<Option<Offered>> {

@@ -27,6 +27,25 @@ pub fn read(shelf: &dyn Shelf, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<O
     offered.ok_or_else(|| bad(format!("{path} is missing, which {REPOMD} names"))).map(Some)
 }
 
+/// Tells the places of all packages in a repository, as its metadata writes them; whether it has metadata. What was told
+/// counts only where no error follows.
+///
+/// # Errors
+/// As `read`.
+pub fn places(shelf: &dyn Shelf, tell: &mut dyn FnMut(&str)) -> io::Result<bool> {
+    let Some(primary) = read_metadata(shelf, REPOMD, None, |from| primary_of(from))? else { return Ok(false) };
+    let (path, digest) = primary.ok_or_else(|| bad(format!("{REPOMD} names no list of packages")))?;
+    let told = read_metadata(shelf, &path, digest.as_ref(), |from| {
+        let on_start = |name: &str, start: &BytesStart<'_>| {
+            let place = if name == "location" { attribute(start, "href")? } else { None };
+            place.iter().for_each(|place| tell(place));
+            Ok(())
+        };
+        elements(from, on_start, |_, _| Ok(()))
+    })?;
+    told.ok_or_else(|| bad(format!("{path} is missing, which {REPOMD} names"))).map(|()| true)
+}
+
 fn damaged(e: quick_xml::Error) -> io::Error {
     match e {
         quick_xml::Error::Io(e) => io::Error::new(e.kind(), e.to_string()),

@@ -72,6 +72,11 @@ impl Inside {
         self.shunned.insert(path.to_vec());
     }
 
+    /// Whether a path is one that is never looked at. One below such a path is not.
+    pub fn is_shunned(&self, path: &[u8]) -> bool {
+        self.shunned.contains(path)
+    }
+
     /// The paths at which nothing is ever looked at.
     pub fn shunned(&self) -> impl Iterator<Item = &Vec<u8>> {
         self.shunned.iter()
@@ -210,18 +215,25 @@ impl Inside {
         }
     }
 
+    /// Opens a folder for listing.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open_folder(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        let followed = self.follow(path);
+        followed.stat?;
+        let (folder, name) = followed.place.ok_or(Errno::NOENT)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
+    }
+
     /// The names in a folder, in ascending order, without `.` and `..`.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn names(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-        let followed = self.follow(path);
-        followed.stat?;
-        let (folder, name) = followed.place.ok_or(Errno::NOENT)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = rustix::fs::openat(folder, name, flags, Mode::empty())?;
         let mut names = Vec::new();
-        for entry in Dir::new(folder)? {
+        for entry in Dir::new(self.open_folder(path)?)? {
             let name = entry?.file_name().to_bytes().to_vec();
             if name != b"." && name != b".." {
                 names.push(name);

@@ -5,17 +5,19 @@
 //! capture is in it, is it, or has it in it. `pkgdir=/install` and `rootimgdir=/` leave nothing out.
 
 use crate::mn::{
+    disc::{Mark, is_copy, marks},
     inside::Inside,
     measured::Size,
     profile::{OutRule, Variables, expand},
     tables::{Row, Tables},
+    unlisted::Unlisted,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The classes that can be taken in nevertheless.
-pub const CLASSES: [&str; 3] = ["images", "distro", "genesis"];
-/// What marks the copy of a distribution: of Red Hat, of SUSE, of Debian.
-const DISTRIBUTION_MARKS: [&[u8]; 4] = [b".discinfo", b".treeinfo", b"media.1", b".disk/info"];
+pub const CLASSES: [&str; 3] = ["images", DISTRIBUTION, "genesis"];
+/// The class of copies of distributions.
+pub const DISTRIBUTION: &str = "distro";
 /// How the names of what packimage and its like make begin, beside the tree itself.
 const PACKED: [&[u8]; 2] = [b"rootimg.", b"rootimgtree."];
 /// How the names of kernels and initial file systems begin.
@@ -34,6 +36,17 @@ pub struct LeftOut {
     pub again: String,
     /// How much it is, once that was measured.
     pub size: Size,
+    /// Of a distribution: what in it is not the distribution's, once that was found out.
+    pub unlisted: Unlisted,
+}
+
+/// A copy of a distribution, left out or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// Where it is, without links on the way.
+    pub path: Vec<u8>,
+    /// What it says of itself.
+    pub marks: Vec<Mark>,
 }
 
 /// Something that a table says could be left out, and that is taken.
@@ -69,6 +82,8 @@ pub struct Decision {
     pub left_out: Vec<LeftOut>,
     /// What is not, although a table names it.
     pub kept: Vec<Kept>,
+    /// The copies of distributions that tables name, in the order of paths.
+    pub copies: Vec<Copied>,
 }
 
 /// What a table names.
@@ -82,9 +97,13 @@ struct Candidate {
 impl Rules<'_> {
     /// Decides, by the tables and by the profile's rules.
     pub fn decide(&self, rules: &[OutRule], variables: &Variables) -> Decision {
-        let (mut out, mut kept) = (BTreeMap::new(), Vec::new());
+        let (mut out, mut kept, mut copies) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
         for candidate in self.distributions() {
-            let whole = self.whole(&candidate, |path| self.is_distribution(path), "a mark of a distribution");
+            let at = self.inside.follow(&candidate.path).path;
+            if candidate.path.starts_with(b"/") && is_copy(self.inside, &at) {
+                copies.entry(at).or_insert_with_key(|at| marks(self.inside, at));
+            }
+            let whole = self.whole(&candidate, |path| is_copy(self.inside, path), "a mark of a distribution");
             self.sort(candidate, whole.map(|path| vec![path]), &mut out, &mut kept);
         }
         for candidate in self.images() {
@@ -104,7 +123,8 @@ impl Rules<'_> {
         out.retain(|path, _| !paths.iter().any(|other| other != path && is_below(path, other)));
         kept.sort_by(|a, b| (&a.path, &a.why).cmp(&(&b.path, &b.why)));
         kept.dedup();
-        Decision { left_out: out.into_values().collect(), kept }
+        let copies = copies.into_iter().map(|(path, marks)| Copied { path, marks }).collect();
+        Decision { left_out: out.into_values().collect(), kept, copies }
     }
 
     /// Takes a candidate's paths among what is left out, or notes why it is kept. What is not there is not spoken of.
@@ -142,8 +162,8 @@ impl Rules<'_> {
         again: &str,
         out: &mut BTreeMap<Vec<u8>, LeftOut>,
     ) {
-        let (class, again) = (class.to_owned(), again.to_owned());
-        out.entry(path.clone()).or_insert_with(|| LeftOut { class, path, why, again, size: Size::default() });
+        let (class, again, unlisted) = (class.to_owned(), again.to_owned(), Unlisted::default());
+        out.entry(path.clone()).or_insert_with(|| LeftOut { class, path, why, again, size: Size::default(), unlisted });
     }
 
     /// The real path of what a candidate names, if all of it may be left out; else why it may not.
@@ -188,13 +208,6 @@ impl Rules<'_> {
         None
     }
 
-    fn is_distribution(&self, path: &[u8]) -> bool {
-        let bears =
-            |folder: &[u8]| DISTRIBUTION_MARKS.iter().any(|mark| self.inside.exists(&[folder, b"/", *mark].concat()));
-        // SUSE's discs lie in numbered folders of the copy.
-        bears(path) || (1..=3).any(|disc| bears(&[path, format!("/{disc}").as_bytes()].concat()))
-    }
-
     /// The files of an image in its folder: the tree, what was packed of it, and the kernels beside it.
     fn image_files(&self, folder: &[u8]) -> Vec<Vec<u8>> {
         let names = self.inside.names(folder).unwrap_or_default();
@@ -216,7 +229,7 @@ impl Rules<'_> {
     fn distributions(&self) -> Vec<Candidate> {
         let mut found = Vec::new();
         let mut add = |path: Vec<u8>, named_by: String, again: String| {
-            found.push(Candidate { class: "distro", path, named_by, again });
+            found.push(Candidate { class: DISTRIBUTION, path, named_by, again });
         };
         for row in self.tables.enabled("osdistro") {
             let name = text(&row, "osdistroname");

@@ -115,6 +115,9 @@ pub struct MachineWords {
     pub level: String,
     /// What people call that.
     pub distribution_name: String,
+    /// The copies of distributions that it installs nodes from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopyWords>,
     /// Its network cards.
     pub network: Vec<NicWords>,
     /// What is mounted on it.
@@ -129,6 +132,26 @@ impl Default for Word {
     fn default() -> Self {
         Self::Text(String::new())
     }
+}
+
+/// The copy of a distribution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyWords {
+    /// Where it is.
+    pub path: Word,
+    /// What it says of itself.
+    #[serde(default)]
+    pub marks: Vec<MarkWords>,
+}
+
+/// A file that says which distribution it lies in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkWords {
+    /// Its path below the copy.
+    pub file: String,
+    /// Its first lines.
+    #[serde(default)]
+    pub lines: Vec<String>,
 }
 
 /// A network card.
@@ -308,6 +331,20 @@ pub struct LeftOutWords {
     pub entries: u64,
     /// How many bytes it is.
     pub bytes: u64,
+    /// How many files in the copy of a distribution are not the distribution's.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub unlisted: u64,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unlisted_paths: Vec<Word>,
+    /// Why it cannot be told of some or of all files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsure: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A path with a reason.
@@ -357,7 +394,14 @@ mod tests {
         let manifest = Manifest {
             form: FORM,
             seen: vec![WhyWords { path: path.clone(), why: "x".into() }],
-            machine: MachineWords { host_name: Word::from(&b"mn"[..]), ..MachineWords::default() },
+            machine: MachineWords {
+                host_name: Word::from(&b"mn"[..]),
+                copies: vec![CopyWords {
+                    path: Word::from(&b"/install/x"[..]),
+                    marks: vec![MarkWords { file: ".discinfo".into(), lines: vec!["9.4".into()] }],
+                }],
+                ..MachineWords::default()
+            },
             ..Manifest::default()
         };
         let bytes = manifest.dump().unwrap();

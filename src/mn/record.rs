@@ -6,11 +6,12 @@ use crate::{
     mn::{
         capture::CapturePlan,
         identity::{Identity, fqdn, identity},
+        leftout::{Copied, LeftOut},
         machine::Machine,
         manifest::{
-            AccountWords, CapturedWords, ClusterWords, DatabaseWords, FORM, InstalledWords, LeftOutWords, MachineWords,
-            Manifest, MountWords, NicWords, PackageWords, PartWords, RootWords, TableWords, UnitWords, WhyWords, Word,
-            XcatWords,
+            AccountWords, CapturedWords, ClusterWords, CopyWords, DatabaseWords, FORM, InstalledWords, LeftOutWords,
+            MachineWords, Manifest, MarkWords, MountWords, NicWords, PackageWords, PartWords, RootWords, TableWords,
+            UnitWords, WhyWords, Word, XcatWords,
         },
         options::{Options, is_chosen},
         package::Package,
@@ -182,6 +183,7 @@ fn machine_words(plan: &CapturePlan, identity: &Identity, domain: String, servic
         distribution: plan.distribution.id.clone(),
         level: plan.distribution.version.clone(),
         distribution_name: plan.distribution.name.clone(),
+        copies: plan.copies.iter().map(copy_words).collect(),
         network: network.collect(),
         mounts: mounts
             .map(|mount| MountWords {
@@ -194,6 +196,11 @@ fn machine_words(plan: &CapturePlan, identity: &Identity, domain: String, servic
         selinux: services.selinux.clone(),
         firewall: services.firewalls().map(|unit| unit.name.as_str()).collect::<Vec<_>>().join(", "),
     }
+}
+
+fn copy_words(copy: &Copied) -> CopyWords {
+    let marks = copy.marks.iter().map(|mark| MarkWords { file: mark.file.clone(), lines: mark.lines.clone() });
+    CopyWords { path: (&copy.path).into(), marks: marks.collect() }
 }
 
 /// The networks of table networks that IPv4 addresses are in.
@@ -262,7 +269,7 @@ fn part_words(part: &Part) -> PartWords {
     }
 }
 
-fn left_out_words(out: &crate::mn::leftout::LeftOut) -> LeftOutWords {
+fn left_out_words(out: &LeftOut) -> LeftOutWords {
     LeftOutWords {
         class: out.class.clone(),
         path: (&out.path).into(),
@@ -270,6 +277,9 @@ fn left_out_words(out: &crate::mn::leftout::LeftOut) -> LeftOutWords {
         again: out.again.clone(),
         entries: out.size.entries,
         bytes: out.size.bytes,
+        unlisted: out.unlisted.count,
+        unlisted_paths: out.unlisted.paths.iter().map(Word::from).collect(),
+        unsure: out.unlisted.unsure.clone(),
     }
 }
 

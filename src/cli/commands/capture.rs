@@ -237,6 +237,11 @@ struct JsonLeftOut<'a> {
     again: &'a str,
     entries: u64,
     bytes: u64,
+    /// How many files of the copy of a distribution are not the distribution's, and the first of them.
+    unlisted: u64,
+    unlisted_paths: Vec<JsonBytes>,
+    /// Why that cannot be told of some or of all files.
+    unsure: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -352,6 +357,9 @@ fn tell_json(session: &Session<'_>, plan: &CapturePlan) -> Result<()> {
             again: &out.again,
             entries: out.size.entries,
             bytes: out.size.bytes,
+            unlisted: out.unlisted.count,
+            unlisted_paths: out.unlisted.paths.iter().map(|path| json_bytes(path)).collect(),
+            unsure: &out.unlisted.unsure,
         })?;
     }
     let kept = plan.kept.iter().map(|kept| JsonWhy { message: "kept", path: json_bytes(&kept.path), why: &kept.why });

@@ -13,7 +13,8 @@ use xsnap::{
     error::Error,
     mn::{
         manifest::{
-            LeftOutWords, MANIFEST, MachineWords, Manifest, PackageWords, PartWords, UnitWords, WhyWords, Word,
+            CopyWords, LeftOutWords, MANIFEST, MachineWords, Manifest, PackageWords, PartWords, UnitWords, WhyWords,
+            Word,
         },
         recalled::manifest_bytes,
     },
@@ -186,6 +187,7 @@ impl Page {
         let level = joined(&[&m.distribution, &m.level]);
         let name = if m.distribution_name.is_empty() { &level } else { &m.distribution_name };
         self.line("distribution", &joined(&[name, &m.arch]));
+        self.lines("copies", m.copies.iter().map(copy_line));
         let domain = if m.domain.is_empty() { String::new() } else { format!("domain {}", m.domain) };
         self.line("host name", &joined(&[&word(&m.host_name), &domain]));
         self.lines(
@@ -265,6 +267,21 @@ fn part(part: &PartWords) -> String {
     format!("{} ({}{bytes}): {}", part.name, part.class, some(roots.iter().map(String::as_str), 4))
 }
 
+/// A copy of a distribution, with what it says of itself.
+fn copy_line(copy: &CopyWords) -> String {
+    let marks: Vec<String> = copy.marks.iter().map(|m| format!("{}: {}", m.file, m.lines.join(" | "))).collect();
+    let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join("; ")) };
+    format!("{}{marks}", word(&copy.path))
+}
+
 fn left_out_line(out: &LeftOutWords) -> String {
-    format!("{} ({}, {}); again: {}", word(&out.path), size(out.bytes), out.why, out.again)
+    let first: Vec<String> = out.unlisted_paths.iter().map(word).collect();
+    let more = out.unlisted.saturating_sub(first.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let lost = match out.unlisted {
+        0 => String::new(),
+        files => format!("; lost with it: {}, {}{more}", count(files, "file"), first.join(", ")),
+    };
+    let unsure = if out.unsure.is_empty() { "" } else { "; it cannot be told which of its files are lost with it" };
+    format!("{} ({}, {}); again: {}{lost}{unsure}", word(&out.path), size(out.bytes), out.why, out.again)
 }
