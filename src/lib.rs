@@ -407,6 +407,9 @@ pub mod mn {
     /// `.xsnap/manifest.json`.
     pub mod manifest;
 
+    /// What a snapshot of a management node says of it.
+    pub mod recalled;
+
     /// What a capture is asked for.
     pub mod options;
 
@@ -415,9 +418,6 @@ pub mod mn {
 
     /// What was found out, as manifest and cluster.
     pub mod record;
-
-    /// What a snapshot of a management node says of it.
-    pub mod recalled;
 
     /// Rows of a table compared.
     pub mod rows;

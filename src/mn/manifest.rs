@@ -233,6 +233,9 @@ pub struct PackageWords {
     pub captured: Vec<CapturedWords>,
     /// What should be in it and was found nowhere.
     pub missing: Vec<String>,
+    /// The snapshot that the list of what is installed was taken over from, where the package database could not be read.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub recalled_from: String,
     /// Whether xCAT can be installed from this snapshot alone.
     pub installs_by_itself: bool,
 }
@@ -408,6 +411,16 @@ mod tests {
         assert_eq!(Manifest::load(&bytes).unwrap(), manifest);
         assert_eq!(path.bytes(), b"/install/\xff");
         assert_eq!(Manifest::load(b"{}").unwrap(), Manifest::default());
+        // What older programs did not write is empty.
+        let older =
+            br#"{"machine": {"arch": "x86_64"}, "left_out": [{"class": "distro", "path": "/a", "why": "", "again": "",
+            "entries": 1, "bytes": 2}]}"#;
+        let older = Manifest::load(older).unwrap();
+        assert!(
+            older.machine.copies.is_empty()
+                && older.left_out[0].unlisted == 0
+                && older.packages.recalled_from.is_empty()
+        );
         assert!(matches!(Manifest::load(b"{\"form\": 99}"), Err(Error::Newer { .. })));
         assert!(matches!(Manifest::load(b"{\"form\": "), Err(Error::Damaged { .. })));
         assert!(Manifest::load(b"{\"form\": 1, \"later\": [1]}").is_ok());

@@ -50,6 +50,16 @@ impl Package {
     pub fn full_name(&self) -> String {
         format!("{} {}", self.name, self.evra())
     }
+
+    /// The package of which `full_name` was written, as far as that says; nothing where it is none.
+    pub fn of_full_name(text: &str) -> Option<Self> {
+        let (name, evra) = text.split_once(' ')?;
+        let (epoch, rest) = evra.split_once(':')?;
+        let (rest, arch) = rest.rsplit_once('.')?;
+        let (version, release) = rest.rsplit_once('-').unwrap_or((rest, ""));
+        let [name, version, release, arch] = [name, version, release, arch].map(str::to_owned);
+        Some(Self { name, epoch: epoch.parse().ok()?, version, release, arch, ..Self::default() })
+    }
 }
 
 /// A file that a package has brought, or claims.

@@ -5,7 +5,7 @@ use crate::{
     blobs::reader::Reader,
     error::{Error, Result},
     mn::{
-        manifest::{MANIFEST, MAX_MANIFEST_BYTES, Manifest},
+        manifest::{MANIFEST, MAX_MANIFEST_BYTES, Manifest, PackageWords},
         tables::{Tables, is_table_name, parse_csv},
     },
     repo::{
@@ -34,6 +34,40 @@ pub struct UnreadTable {
     pub name: String,
     /// Why.
     pub cause: Error,
+}
+
+/// What was installed on a management node when an earlier snapshot was made.
+#[derive(Debug, Clone)]
+pub struct EarlierPackages {
+    /// What that says is installed, and which snapshot read it from the machine.
+    pub words: PackageWords,
+}
+
+/// What the newest complete snapshot of a cluster says is installed by rpm; nothing where none does. One whose manifest is
+/// damaged does not count.
+///
+/// # Errors
+/// Storage errors that are no damage.
+pub fn newest_packages(repository: &Repository, cluster: &str) -> Result<Option<EarlierPackages>> {
+    let is_of = |snapshot: &&Snapshot| snapshot.cluster.as_ref().is_some_and(|own| own.name == cluster);
+    let mut candidates: Vec<&Snapshot> = repository.snapshots().iter().filter(|s| s.complete).filter(is_of).collect();
+    candidates.sort_by_key(|snapshot| std::cmp::Reverse((snapshot.commit, snapshot.time)));
+    for snapshot in candidates {
+        let packages = match manifest(repository, snapshot) {
+            Ok(found) => found.map(|manifest| manifest.packages),
+            Err(e) if e.is_damage() => None,
+            Err(e) => return Err(e),
+        };
+        if let Some(words) = packages.filter(|words| words.manager == "rpm" && !words.installed.is_empty()) {
+            // Where that one has recalled them itself, the snapshot counts that has read them.
+            let known = Some(words.recalled_from.clone()).filter(|id| !id.is_empty());
+            let recalled_from = known.unwrap_or_else(|| snapshot.id.to_string());
+            let PackageWords { manager, installed, xcat, foreign, .. } = words;
+            let words = PackageWords { manager, installed, xcat, foreign, recalled_from, ..PackageWords::default() };
+            return Ok(Some(EarlierPackages { words }));
+        }
+    }
+    Ok(None)
 }
 
 /// The bytes of a snapshot's manifest; nothing where it has none.

@@ -80,7 +80,8 @@ pub fn record(
     let packages = if is_chosen(options, "packages") {
         self::packages(machine, plan, supply, staging, dry_run, progress)?
     } else {
-        package_words(plan, &sources(machine, &plan.installed))
+        let earlier = plan.recalled.as_ref().map(|earlier| earlier.words.clone());
+        earlier.unwrap_or_else(|| package_words(plan, &sources(machine, &plan.installed)))
     };
     let own_packages = packages.xcat.len() + packages.foreign.len();
     if own_packages > 0 && is_chosen(options, "packages") {
@@ -105,6 +106,12 @@ pub fn record(
     }
     plan.graft(Graft { at: OWN.to_vec(), from: own });
     Ok(Recorded { host: identity.host_name, cluster, manifest })
+}
+
+/// What the cluster is called of which the snapshot will be.
+pub fn cluster_name(machine: &Machine<'_>, plan: &CapturePlan, words: &Words) -> String {
+    let domain = plan.dump.tables.site("domain").unwrap_or_default();
+    cluster(&identity(machine, &plan.dump.tables), &domain, plan, words).name
 }
 
 /// The cluster that the snapshot is of.
@@ -321,26 +328,17 @@ fn packages(
     dry_run: bool,
     progress: &dyn Progress,
 ) -> Result<PackageWords> {
-    let sources = sources(machine, &plan.installed);
-    let mut words = package_words(plan, &sources);
-    let places = third_party(machine, &plan.installed, &sources).unwrap_or_else(|e| {
-        let (path, verb) = (b"/var/lib/rpm".to_vec(), "find out what xCAT needs of others from".to_owned());
-        plan.problems.push(Problem { path, verb, cause: e.to_string() });
-        Vec::new()
-    });
-    let foreign: Vec<&Package> = places.iter().filter_map(|at| plan.installed.packages.get(*at)).collect();
-    words.foreign = foreign.iter().map(|package| package.full_name()).collect();
-    let xcat = plan.installed.xcat();
-    if plan.installed.manager == Manager::None {
+    let (mut words, wanted) = match &plan.recalled {
+        Some(earlier) => {
+            let names = earlier.words.xcat.iter().chain(&earlier.words.foreign);
+            let packages: Vec<Package> = names.filter_map(|name| Package::of_full_name(name)).collect();
+            (earlier.words.clone(), packages.iter().map(wanted).collect())
+        }
+        None => found_packages(machine, plan),
+    };
+    if wanted.is_empty() {
         return Ok(words);
     }
-    if xcat.core.is_empty() {
-        let cause = "no package of xCAT is installed, or its package database is another one";
-        let problem = Problem { path: b"/opt/xcat".to_vec(), verb: "find the packages of".into(), cause: cause.into() };
-        plan.problems.push(problem);
-        return Ok(words);
-    }
-    let wanted: Vec<Wanted> = [xcat.core, xcat.dependencies, foreign].concat().into_iter().map(wanted).collect();
     let mut options = options.clone();
     let installdir = plan.dump.tables.site("installdir").filter(|dir| dir.starts_with('/'));
     options.install_folder = installdir.unwrap_or_else(|| "/install".into()).into_bytes();
@@ -373,6 +371,30 @@ fn packages(
     plan.problems.extend(problems);
     grafts.into_iter().for_each(|graft| plan.graft(graft));
     Ok(words)
+}
+
+/// What is installed, and which packages of that make the machine what it is; none where nothing is known of xCAT.
+fn found_packages(machine: &Machine<'_>, plan: &mut CapturePlan) -> (PackageWords, Vec<Wanted>) {
+    let sources = sources(machine, &plan.installed);
+    let mut words = package_words(plan, &sources);
+    let places = third_party(machine, &plan.installed, &sources).unwrap_or_else(|e| {
+        let (path, verb) = (b"/var/lib/rpm".to_vec(), "find out what xCAT needs of others from".to_owned());
+        plan.problems.push(Problem { path, verb, cause: e.to_string() });
+        Vec::new()
+    });
+    let foreign: Vec<&Package> = places.iter().filter_map(|at| plan.installed.packages.get(*at)).collect();
+    words.foreign = foreign.iter().map(|package| package.full_name()).collect();
+    let xcat = plan.installed.xcat();
+    if plan.installed.manager == Manager::None {
+        return (words, Vec::new());
+    }
+    if xcat.core.is_empty() {
+        let cause = "no package of xCAT is installed, or its package database is another one";
+        let problem = Problem { path: b"/opt/xcat".to_vec(), verb: "find the packages of".into(), cause: cause.into() };
+        plan.problems.push(problem);
+        return (words, Vec::new());
+    }
+    (words, [xcat.core, xcat.dependencies, foreign].concat().into_iter().map(wanted).collect())
 }
 
 fn missing_packages(list: &[String]) -> Problem {

@@ -29,11 +29,18 @@ use xsnap::{
         machine::Machine,
         options::{Options, require_node},
         profile::{BUILT_IN, Profile},
-        record::{Words, record},
+        recalled::newest_packages,
+        record::{Words, cluster_name, record},
         search::SupplyOptions,
         staging::Staging,
     },
-    repo::{choice::note_of_others, cluster::Cluster, snapshot::Snapshot},
+    repo::{
+        choice::note_of_others,
+        cluster::Cluster,
+        opening::{Access, Presence, probe},
+        repository::Repository,
+        snapshot::Snapshot,
+    },
 };
 
 /// Where copies are made on the way, the first that can be written to.
@@ -116,6 +123,7 @@ fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Res
         order: words.capture.order.clone().unwrap_or_default(),
         program: concat!("xsnap ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
+    let opened = recall(session, words, machine, (&mut plan, &naming))?;
     let recorded =
         record(machine, &mut plan, (&options, &supply), &naming, staging.path(), words.dry_run, session.screen)?;
     if words.dry_run {
@@ -124,7 +132,10 @@ fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Res
     }
     let (host, cluster) = (recorded.host, recorded.cluster);
     let cargo = Cargo::read(&words.aboard)?;
-    let mut repository = open_or_make(session, words, &cargo)?;
+    let mut repository = match opened {
+        Some(repository) => repository,
+        None => open_or_make(session, words, &cargo)?,
+    };
     if !repository.is_encrypted() {
         session.screen.note(
             "the repository is not encrypted: whoever has it has this cluster's private keys and passwords \
@@ -141,6 +152,31 @@ fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Res
     let snapshot = made?;
     tell(session, &plan)?;
     finish(session, (&repository, &cargo), &snapshot, words).map(|code| (code, Some(snapshot)))
+}
+
+/// Of a machine whose package database nothing here can read, looks for what was installed in the repository, if there is
+/// one; gives that opened.
+fn recall(
+    session: &Session<'_>,
+    words: &Backup,
+    machine: &Machine<'_>,
+    (plan, naming): (&mut CapturePlan, &Words),
+) -> Result<Option<Repository>> {
+    if machine.is_live() || !plan.lacks_packages() {
+        return Ok(None);
+    }
+    let cluster = cluster_name(machine, plan, naming);
+    // A dry run needs no repository.
+    let storage = (!words.dry_run || session.repo_path().is_ok()).then(|| session.storage()).transpose()?;
+    let opened = match storage {
+        Some(storage) if probe(storage.as_ref())? != Presence::Nothing => {
+            Some(session.open_at(storage, if words.dry_run { Access::Read } else { Access::Write })?)
+        }
+        _ => None,
+    };
+    let earlier = opened.as_ref().map(|repository| newest_packages(repository, &cluster)).transpose()?;
+    plan.recall(&cluster, earlier.flatten());
+    Ok(opened)
 }
 
 fn request(

@@ -225,6 +225,9 @@ impl Page {
         }
         let [installed, xcat] = [&p.installed.len(), &p.xcat.len()].map(|n| *n as u64);
         self.line("packages", &format!("{} ({}), {xcat} of xCAT", count(installed, "package"), p.manager));
+        if !p.recalled_from.is_empty() {
+            self.line("", &format!("as snapshot {} lists them: its own list could not be read", p.recalled_from));
+        }
         self.lines("of xCAT", p.xcat.iter().cloned());
         self.lines("foreign", p.foreign.iter().cloned());
         self.lines("missing", p.missing.iter().cloned());
