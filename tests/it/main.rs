@@ -30,6 +30,7 @@ mod cluster_stick;
 
 mod clusters;
 
+mod capture_dead;
 mod capture_roots;
 
 mod copy;
