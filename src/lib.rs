@@ -485,6 +485,24 @@ pub mod import {
     /// Table files put in place.
     pub mod load_sqlite;
 
+    /// Tables for a database server, whichever it is.
+    pub mod load_tables;
+
+    /// Rows into PostgreSQL.
+    pub mod load_postgres;
+
+    /// Rows into MySQL or MariaDB.
+    pub mod load_mysql;
+
+    /// PostgreSQL made ready for xCAT.
+    pub mod ready_postgres;
+
+    /// MySQL or MariaDB made ready for xCAT.
+    pub mod ready_mysql;
+
+    /// The last resort: tabrestore.
+    pub mod load_last;
+
     /// The database of an import: examined, made ready, loaded, compared.
     pub mod load;
 

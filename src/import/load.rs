@@ -6,14 +6,16 @@ pub use crate::import::load_asked::{Difference, Examined, LoadRequest, Loaded, R
 use crate::{
     error::{Error, Result},
     import::{
-        load_sqlite,
+        load_last, load_mysql, load_postgres, load_sqlite,
         load_stage::{Staged, csv_path},
+        load_tables::{self, Held, refuse_held, refused},
         placed::{live, put, remove},
+        ready_mysql, ready_postgres,
     },
     mn::{
         csv_folder::{LOGS, Proof},
         database::{self, DumpOptions},
-        engine::{CFGLOC, Engine},
+        engine::{CFGLOC, Engine, Server},
         rows::{Became, RowDifference, Told, compare_rows},
         tables::Tables,
     },
@@ -51,18 +53,66 @@ pub fn examine(request: &LoadRequest<'_>) -> Result<Examined> {
     for name in unknown {
         examined.notes.push(format!("table {name}: this xCAT does not know it; it is loaded all the same"));
     }
-    if let Engine::Sqlite { dir } = &staged.engine {
-        examined.refusals.extend(load_sqlite::refusals(&staged, dir)?);
-        let (files, dir) = (load_sqlite::staged_files(&staged, dir)?.len(), String::from_utf8_lossy(dir));
-        examined
-            .table_changes
-            .push(format!("{files} table files of {dir} are replaced by the captured ones, mode 0600"));
-        examined.table_changes.push(match &staged.cfgloc {
-            Some(_) => "cfgloc is put back as captured".into(),
-            None => "a cfgloc that is here is removed: the captured node had none".to_owned(),
-        });
+    match &staged.engine {
+        Engine::Sqlite { dir } => {
+            examined.refusals.extend(load_sqlite::refusals(&staged, dir)?);
+            let (files, dir) = (load_sqlite::staged_files(&staged, dir)?.len(), String::from_utf8_lossy(dir));
+            let files = format!("{files} table files of {dir} are replaced by the captured ones, mode 0600");
+            examined.table_changes.push(files);
+        }
+        Engine::Postgres(server) | Engine::Mysql(server) => examine_server(&staged, server, &mut examined)?,
+        _ => {}
     }
+    examined.table_changes.push(match &staged.cfgloc {
+        Some(_) => "cfgloc is put back as captured".into(),
+        None => "a cfgloc that is here is removed: the captured node had none".to_owned(),
+    });
     Ok(examined)
+}
+
+/// What can be found out of a server without touching it. One that is refused is not even asked.
+fn examine_server(staged: &Staged<'_>, server: &Server, examined: &mut Examined) -> Result<()> {
+    let inside = &staged.request.machine.inside;
+    let is_postgres = matches!(staged.engine, Engine::Postgres(_));
+    examined.engine_changes = match is_postgres {
+        true => ready_postgres::changes(staged, server),
+        false => ready_mysql::changes(staged, server),
+    };
+    let rows: u64 = staged.request.manifest.database.tables.iter().map(|table| table.rows).sum();
+    let tables = staged.csv_names()?.len();
+    let change = format!("the rows of {tables} tables are replaced by the {rows} captured ones, in one transaction");
+    examined.table_changes.push(change);
+    if !examined.refusals.is_empty() {
+        return Ok(());
+    }
+    let unit = if is_postgres {
+        ready_postgres::unit(inside).map(|(unit, _)| unit)
+    } else {
+        ready_mysql::unit(inside).map(Into::into)
+    };
+    let way = if is_postgres { load_postgres::way_in(staged, server)? } else { load_mysql::way_in(staged, server)? };
+    match (way, unit) {
+        (Ok(way), _) => examined.refusals.extend(refuse_held(staged, &way, &held(staged, &way)?)?),
+        (Err(why), _) if examined.is_external => {
+            let way_on = "have its administrator make role and database, or import with --skip-db";
+            examined.refusals.push(Refusal::new(staged.engine.to_string(), why, way_on));
+        }
+        (Err(_), None) => {
+            let way_on = "install the distribution's own packages of it (its server and its client) first";
+            examined.refusals.push(Refusal::new(staged.engine.name(), "no such server is installed here", way_on));
+        }
+        (Err(_), Some(unit)) => {
+            examined.engine_changes.insert(0, format!("{unit} is started where it does not run, and set up"));
+        }
+    }
+    Ok(())
+}
+
+fn held(staged: &Staged<'_>, way: &Server) -> Result<Held> {
+    match &staged.engine {
+        Engine::Postgres(_) => load_postgres::held(staged, way),
+        _ => load_mysql::held(staged, way),
+    }
 }
 
 /// Makes the engine ready, and then puts cfgloc in place. For tables in files there is nothing to make ready.
@@ -71,7 +121,13 @@ pub fn examine(request: &LoadRequest<'_>) -> Result<Examined> {
 /// `Usage` with the first thing that stands against it; `File` where the server cannot be started, reached or set up.
 pub fn prepare(request: &LoadRequest<'_>) -> Result<()> {
     let staged = Staged::of(request)?;
-    refuse(staged.refusals()?)
+    refuse(staged.refusals()?)?;
+    match &staged.engine {
+        Engine::Postgres(server) => ready_postgres::prepare(&staged, server)?,
+        Engine::Mysql(server) => ready_mysql::prepare(&staged, server)?,
+        _ => return Ok(()),
+    }
+    put_cfgloc(&staged)
 }
 
 /// Loads the tables. xcatd does not run. Durable when it returns.
@@ -89,18 +145,35 @@ pub fn load(request: &LoadRequest<'_>, progress: &dyn Progress) -> Result<Loaded
             put_cfgloc(&staged)?;
             Ok(loaded)
         }
-        _ => Err(Error::Usage("not yet".into())),
+        Engine::Postgres(server) => {
+            let way = load_postgres::way_in(&staged, server)?;
+            served(&staged, way, || load_postgres::load(&staged, server, progress), progress)
+        }
+        Engine::Mysql(server) => {
+            let way = load_mysql::way_in(&staged, server)?;
+            served(&staged, way, || load_mysql::load(&staged, server, progress), progress)
+        }
+        // Refused above.
+        Engine::Db2 | Engine::Csv { .. } => Err(Error::Usage(format!("tables in {} are not loaded", staged.engine))),
+    }
+}
+
+/// Loads by xsnap's own connection; by xCAT's command only where there is none, and where that was asked for.
+fn served(
+    staged: &Staged<'_>,
+    way: Result<Server, String>,
+    own: impl FnOnce() -> Result<Loaded>,
+    progress: &dyn Progress,
+) -> Result<Loaded> {
+    match way {
+        Err(_) if staged.request.last_resort => load_last::load(staged, progress),
+        Err(why) => Err(refused("get into", staged, why)),
+        Ok(_) => own(),
     }
 }
 
 fn refuse(refusals: Vec<Refusal>) -> Result<()> {
-    match refusals.into_iter().next() {
-        None => Ok(()),
-        Some(refusal) => Err(Error::Usage(format!(
-            "the tables are not loaded: {}: {}. The way on: {}",
-            refusal.what, refusal.why, refusal.way_on
-        ))),
-    }
+    refusals.into_iter().next().map_or(Ok(()), |refusal| Err(refusal.error()))
 }
 
 /// Says to xCAT which database it has, as the captured node said it.
@@ -127,7 +200,10 @@ pub fn compare(request: &LoadRequest<'_>, staging: &Path, progress: &dyn Progres
         tell("", String::new(), what);
         return Ok(found);
     }
-    let again = dump_again(&staged, staging, progress)?;
+    let again = match staged.server() {
+        Some(server) => read_again(&staged, server, staging, progress)?,
+        None => dump_again(&staged, staging, progress)?,
+    };
     for table in &request.manifest.database.tables {
         let Some(own) = again.proofs.iter().find(|proof| proof.table == table.name) else {
             tell(&table.name, String::new(), again.why_missing(&table.name));
@@ -176,6 +252,18 @@ fn dump_again(staged: &Staged<'_>, staging: &Path, progress: &dyn Progress) -> R
         (String::from_utf8_lossy(&problem.path).into_owned(), format!("cannot {}: {}", problem.verb, problem.cause))
     };
     Ok(Again { tables: dump.tables, proofs: dump.proofs, problems: dump.problems.into_iter().map(problem).collect() })
+}
+
+/// The same of a server, which is reached as it was for loading.
+fn read_again(staged: &Staged<'_>, server: &Server, staging: &Path, progress: &dyn Progress) -> Result<Again> {
+    let way = match &staged.engine {
+        Engine::Postgres(_) => load_postgres::way_in(staged, server)?,
+        _ => load_mysql::way_in(staged, server)?,
+    };
+    // One that is reached in no way says so once more.
+    let way = way.unwrap_or_else(|_| server.clone());
+    let (tables, proofs, problems) = load_tables::read(staged, &way, staging, progress)?;
+    Ok(Again { tables, proofs, problems })
 }
 
 /// The rows of a table that are not as captured: key, and what differs.

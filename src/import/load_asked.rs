@@ -1,6 +1,9 @@
 //! What is asked of the database of an import, and what came of it.
 
-use crate::mn::{engine::Engine, machine::Machine, manifest::Manifest};
+use crate::{
+    error::Error,
+    mn::{engine::Engine, machine::Machine, manifest::Manifest},
+};
 use std::path::Path;
 
 /// A database to be loaded.
@@ -93,6 +96,12 @@ impl Refusal {
     /// A refusal in words.
     pub fn new(what: impl Into<String>, why: impl Into<String>, way_on: impl Into<String>) -> Self {
         Self { what: what.into(), why: why.into(), way_on: way_on.into() }
+    }
+
+    /// The failure of whoever goes on all the same.
+    pub fn error(self) -> Error {
+        let Self { what, why, way_on } = self;
+        Error::Usage(format!("the tables are not loaded: {what}: {why}. The way on: {way_on}"))
     }
 }
 

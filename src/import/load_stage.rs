@@ -8,12 +8,14 @@ use crate::{
         database::CSV_FOLDER,
         engine::{CFGLOC, Engine, Server},
         inside::Inside,
+        machine::MAX_FILE_BYTES,
         packages::version,
         schema::Schema,
-        tables::{Table, is_table_name, parse_csv},
+        tables::{Row, Table, is_table_name, parse_csv},
     },
 };
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     io::{BufRead, BufReader, Read},
     net::IpAddr,
@@ -150,6 +152,38 @@ impl<'a> Staged<'a> {
         Some(Proof { table: words.name.clone(), rows: words.rows, digest: words.digest.clone() })
     }
 
+    /// The addresses of the cluster's service nodes, and the names of those whose address nothing tells: from the tables
+    /// servicenode, nodelist and hosts, and from the captured hosts file.
+    pub fn service_nodes(&self) -> (BTreeSet<IpAddr>, BTreeSet<String>) {
+        let table = |name: &str| self.table(name).unwrap_or_default();
+        let (serving, list, hosts) = (table("servicenode"), table("nodelist"), table("hosts"));
+        let mut names = BTreeSet::new();
+        for wanted in serving.enabled().filter_map(|row| row.text("node")) {
+            let in_group = |row: &Row<'_>| {
+                row.text("node").is_some_and(|node| node == wanted)
+                    || row.text("groups").is_some_and(|groups| groups.split(',').any(|group| group.trim() == wanted))
+            };
+            let found = list.enabled().filter(in_group).filter_map(|row| row.text("node").map(Cow::into_owned));
+            names.extend(found);
+        }
+        let file = self.inside.read_if_there(b"/etc/hosts", MAX_FILE_BYTES).ok().flatten().unwrap_or_default();
+        let file = String::from_utf8_lossy(&file).into_owned();
+        let (mut addresses, mut unknown) = (BTreeSet::new(), BTreeSet::new());
+        for name in names {
+            let row = hosts.enabled().find(|row| row.text("node").is_some_and(|node| node == name));
+            let told = row.and_then(|row| row.text("ip").map(Cow::into_owned)).unwrap_or_default();
+            let lines = file.lines().map(|line| line.split('#').next().unwrap_or_default());
+            let is_of = |line: &&str| line.split_whitespace().skip(1).any(|n| n == name);
+            let named = lines.filter(is_of).filter_map(|line| line.split_whitespace().next());
+            let found: Vec<IpAddr> = told.split(',').chain(named).filter_map(|text| text.trim().parse().ok()).collect();
+            if found.is_empty() {
+                unknown.insert(name);
+            }
+            addresses.extend(found);
+        }
+        (addresses, unknown)
+    }
+
     /// Why a table of the machine that the snapshot lacks stays as it is.
     pub fn why_kept(&self, name: &str) -> TableWord {
         let why = if self.request.manifest.database.left_out.iter().any(|left_out| left_out == name) {
@@ -192,6 +226,9 @@ impl<'a> Staged<'a> {
             ));
             return Ok(refusals);
         }
+        if self.server().is_some() {
+            refusals.extend(self.out_of_reach());
+        }
         let names = self.csv_names()?;
         let missing = database.tables.iter().filter(|table| !names.contains(&table.name));
         for table in missing.filter(|_| !self.request.accept_incomplete) {
@@ -208,6 +245,22 @@ impl<'a> Staged<'a> {
             }
         }
         Ok(refusals)
+    }
+
+    /// A server that must not be touched, or cannot be.
+    fn out_of_reach(&self) -> Option<Refusal> {
+        if self.is_external() && self.request.database_host.is_none() {
+            let host = self.server().and_then(|server| server.host.clone()).unwrap_or_default();
+            return Some(Refusal::new(
+                format!("the database at {host}"),
+                "it is on another machine, which may serve others: it is not touched because cfgloc names it",
+                format!("name the host that shall have the tables: --database-host {host}"),
+            ));
+        }
+        (!self.is_external() && !self.request.machine.is_live()).then(|| {
+            let way_on = "import with --skip-db, and once it has started, import there with --part database";
+            Refusal::new(self.engine.to_string(), "this system does not run, and neither does its database", way_on)
+        })
     }
 
     /// An older xCAT does not know what a newer one has written.

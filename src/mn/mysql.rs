@@ -29,9 +29,12 @@ const NO_TIME: (i64, i64) = (0, 0);
 /// Values come as what most tables of today are: four bytes of UTF-8.
 const UTF8: &str = "--default-character-set=utf8mb4";
 
-/// Why something was not read.
-enum Failure {
+/// Why something was not read or written.
+#[derive(Debug)]
+pub enum Failure {
+    /// The server refused it, or could not be reached.
     Server(String),
+    /// It is no fault of the server's.
     Ours(Error),
 }
 
@@ -108,7 +111,7 @@ fn all(request: &Request<'_>, csvs: &mut CsvFolder, found: &mut Found) -> Result
 }
 
 /// The address in the form that `mysql` clients know: without a host, or for `localhost`, the local socket.
-fn options(server: &Server) -> OptsBuilder {
+pub fn options(server: &Server) -> OptsBuilder {
     const SOCKETS: [&str; 3] = ["/var/lib/mysql/mysql.sock", "/var/run/mysqld/mysqld.sock", "/run/mysql/mysql.sock"];
     let is_local = server.host.as_deref().is_none_or(|host| host == "localhost");
     let found = || SOCKETS.into_iter().find(|path| std::path::Path::new(path).exists()).map(str::to_owned);

@@ -38,9 +38,12 @@ const COLUMNS: &str = "SELECT c.relname, a.attname FROM pg_class c JOIN pg_names
      AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND a.attnum > 0 AND NOT a.attisdropped \
      ORDER BY c.relname, a.attnum";
 
-/// Why something was not read.
-enum Failure {
+/// Why something was not read or written.
+#[derive(Debug)]
+pub enum Failure {
+    /// The server refused it, or could not be reached.
     Server(String),
+    /// It is no fault of the server's.
     Ours(Error),
 }
 
@@ -85,15 +88,7 @@ async fn all(request: &Request<'_>, csvs: &mut CsvFolder, found: &mut Found) -> 
     // Not on a standby, which has nothing to hand out.
     let snapshot = ask(&client, "SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_export_snapshot() END").await;
     let snapshot = snapshot.ok().and_then(|rows| rows.into_iter().flatten().next());
-    let mut tables: Vec<(String, Vec<String>)> = Vec::new();
-    for row in ask(&client, COLUMNS).await? {
-        let [table, column] = row.as_slice() else { continue };
-        match tables.last_mut() {
-            Some((last, columns)) if last == table => columns.push(column.clone()),
-            _ => tables.push((table.clone(), vec![column.clone()])),
-        }
-    }
-    for (name, stored) in tables {
+    for (name, stored) in tables(&client).await? {
         if request.progress.stop_wanted() {
             return Err(Error::Interrupted.into());
         }
@@ -130,7 +125,27 @@ async fn all(request: &Request<'_>, csvs: &mut CsvFolder, found: &mut Found) -> 
     Ok(())
 }
 
-async fn connect(server: &Server) -> Result<Client, Failure> {
+/// The tables that a query would find, each with its columns in their order.
+///
+/// # Errors
+/// What the server says.
+pub async fn tables(client: &Client) -> Result<Vec<(String, Vec<String>)>, Failure> {
+    let mut tables: Vec<(String, Vec<String>)> = Vec::new();
+    for row in ask(client, COLUMNS).await? {
+        let [table, column] = row.as_slice() else { continue };
+        match tables.last_mut() {
+            Some((last, columns)) if last == table => columns.push(column.clone()),
+            _ => tables.push((table.clone(), vec![column.clone()])),
+        }
+    }
+    Ok(tables)
+}
+
+/// Gets in.
+///
+/// # Errors
+/// What the server says, or that it does not answer in time.
+pub async fn connect(server: &Server) -> Result<Client, Failure> {
     let mut config = Config::new();
     config.host(server.host.as_deref().unwrap_or(SOCKET_FOLDER)).port(server.port.unwrap_or(PORT));
     config.user(&server.user).password(server.password.reveal()).dbname(&server.database);
@@ -144,7 +159,11 @@ async fn connect(server: &Server) -> Result<Client, Failure> {
     Ok(client)
 }
 
-async fn within<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
+/// Waits for an answer, but not without end.
+///
+/// # Errors
+/// What the server says, or that it does not answer in time.
+pub async fn within<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
     Ok(tokio::time::timeout(ANSWER_LIMIT, answer).await.map_err(|_| too_slow(ANSWER_LIMIT))??)
 }
 
@@ -153,7 +172,10 @@ fn too_slow(limit: Duration) -> Failure {
 }
 
 /// The rows that answer a question, without what is unset in them.
-async fn ask(client: &Client, question: &str) -> Result<Vec<Vec<String>>, Failure> {
+///
+/// # Errors
+/// What the server says, or that it does not answer in time.
+pub async fn ask(client: &Client, question: &str) -> Result<Vec<Vec<String>>, Failure> {
     let messages = within(client.simple_query(question)).await?;
     let rows = messages.into_iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some((0..row.len()).filter_map(|at| row.get(at).map(str::to_owned)).collect()),

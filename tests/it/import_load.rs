@@ -1,7 +1,7 @@
 //! The tables of a captured node as files: put in place whole, or refused, whatever they hold and whenever it is cut short.
 
 use crate::support::{
-    brought::{Brought, ODD, Target, make_odd},
+    brought::{Brought, ODD, StopAt, Target, make_odd},
     xcat::{Node, Told, csv, data, names, problems},
 };
 use rusqlite::Connection;
@@ -11,10 +11,7 @@ use std::{
     path::Path,
     process::Command,
 };
-use xsnap::{
-    error::Error,
-    progress::{Event, Progress},
-};
+use xsnap::error::Error;
 
 /// The node that is captured.
 fn captured() -> (Node, Brought) {
@@ -140,19 +137,6 @@ fn a_cfgloc_comes_back_readable_by_its_owner_only() {
     assert_eq!(fs::read(&cfgloc).unwrap(), b"SQLite:/etc/xcat\n");
     assert_eq!(fs::metadata(cfgloc).unwrap().mode() & 0o7777, 0o600);
     assert_eq!(Target::new(&other, &brought).compare(), []);
-}
-
-/// Says stop when so many paths were told.
-struct StopAt(usize, Told);
-
-impl Progress for StopAt {
-    fn tell(&self, event: Event<'_>) {
-        self.1.tell(event);
-    }
-
-    fn stop_wanted(&self) -> bool {
-        self.1.words().len() >= self.0
-    }
 }
 
 #[test]

@@ -48,6 +48,8 @@ mod hooks;
 mod import;
 mod import_load;
 
+mod import_load_served;
+
 mod hostile;
 
 mod hostile_bytes;
@@ -220,4 +222,6 @@ mod support {
 
     pub mod http;
     pub mod servers;
+
+    pub mod own_server;
 }

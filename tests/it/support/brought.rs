@@ -15,7 +15,7 @@ use xsnap::{
         machine::Machine,
         manifest::{Manifest, NicWords, TableWords, XcatWords},
     },
-    progress::Progress,
+    progress::{Event, Progress},
 };
 
 /// Texts in every column that tools tend to lose: blank lines, blanks at the ends of lines, carriage returns, quotes.
@@ -98,6 +98,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A machine that gets a captured database.
+#[derive(Clone, Copy)]
 pub struct Target<'a> {
     pub node: &'a Node,
     pub brought: &'a Brought,
@@ -156,5 +157,18 @@ impl<'a> Target<'a> {
     pub fn compare(&self) -> Vec<Difference> {
         let staging = self.node.staging();
         self.ask(|request| compare(request, &staging, &Told::default()).unwrap())
+    }
+}
+
+/// Says stop when so many paths were told.
+pub struct StopAt(pub usize, pub Told);
+
+impl Progress for StopAt {
+    fn tell(&self, event: Event<'_>) {
+        self.1.tell(event);
+    }
+
+    fn stop_wanted(&self) -> bool {
+        self.1.words().len() >= self.0
     }
 }

@@ -32,7 +32,7 @@ impl Drop for Server {
 }
 
 /// A user of the system by name, without whom a server does not run; both numbers.
-fn account(name: &str) -> Option<(u32, u32)> {
+pub fn account(name: &str) -> Option<(u32, u32)> {
     let text = fs::read_to_string("/etc/passwd").unwrap();
     let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
     let mut numbers = line.split(':').skip(2).map(|n| n.parse().unwrap());
