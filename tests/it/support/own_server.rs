@@ -172,7 +172,7 @@ impl Programs for OwnServer {
         let mut words = vec![order.program.to_string_lossy().into_owned()];
         words.extend(order.arguments.iter().map(|word| word.to_string_lossy().into_owned()));
         self.log.lock().unwrap().push(words.join(" "));
-        let ended = |is_good| Ok(Outcome { code: Some(i32::from(!is_good)), ..Outcome::default() });
+        let ended = |is_good: bool| Ok(Outcome { code: Some(i32::from(!is_good)), ..Outcome::default() });
         let folder = self.folder().display().to_string();
         match (words[0].as_str(), words.get(1).map(String::as_str)) {
             ("systemctl", Some("start")) => ended(self.start()),
