@@ -108,13 +108,15 @@ pub fn counts(name: &str) -> bool {
 /// # Errors
 /// `File` where they have to be read and the stage cannot be written.
 pub fn refuse_held(staged: &Staged<'_>, way: &Server, held: &Held) -> Result<Option<Refusal>> {
-    if staged.request.replace_database || held.is_ours || held.full.is_empty() || is_loaded(staged, way)? {
+    let names = staged.csv_names()?;
+    let full: Vec<_> = held.full.iter().filter(|name| names.contains(*name)).cloned().collect();
+    if staged.request.replace_database || held.is_ours || full.is_empty() || is_loaded(staged, way)? {
         return Ok(None);
     }
-    let some = held.full.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    let some = full.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     Ok(Some(Refusal::new(
         staged.engine.to_string(),
-        format!("its tables are not empty: {} of them have rows ({some})", held.full.len()),
+        format!("its tables are not empty: {} of them have rows ({some})", full.len()),
         "look whose they are; to replace them: --replace-database",
     )))
 }

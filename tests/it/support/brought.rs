@@ -30,7 +30,7 @@ pub const ODD: [&str; 8] = [
     "é – ü",
 ];
 
-/// Puts odd values into the table litefile of a node whose tables are files, and rows whose keys are unset.
+/// Puts odd values into the table site of a node whose tables are files, rows whose keys are unset, and a number that counts.
 pub fn make_odd(node: &Node) {
     let db = node.open("site");
     for (at, value) in ODD.iter().enumerate() {
@@ -39,6 +39,7 @@ pub fn make_odd(node: &Node) {
     }
     db.execute_batch("INSERT INTO site (key, value) VALUES ('empty', ''), ('feed', char(10)), ('null', NULL);")
         .unwrap();
+    node.open("auditlog").execute_batch("INSERT INTO auditlog (recid, audittime) VALUES (41, 'then');").unwrap();
     node.open("switch")
         .execute_batch("INSERT INTO switch (node, switch) VALUES ('cn9', NULL), (NULL, 'sw9');")
         .unwrap();

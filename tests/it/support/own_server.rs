@@ -190,7 +190,11 @@ impl Programs for OwnServer {
                 outcome.output = String::from_utf8_lossy(&outcome.output).replace(&root, "").into_bytes();
                 Ok(outcome)
             }
-            ("mariadb", _) => OwnPrograms.run(order.with("MYSQL_UNIX_PORT", format!("{folder}/sock"))),
+            ("mariadb", _) => {
+                let mut order = order;
+                order.arguments.push(format!("--socket={folder}/sock").into());
+                OwnPrograms.run(order)
+            }
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
