@@ -32,8 +32,9 @@ const MAX_LINES: usize = 30;
 /// Where the reason begins in what a manager prints.
 const REASONS: [&str; 7] =
     ["unmet dependencies", "Problem", "No match", "not found", "nothing provides", "need to be removed", "Error"];
-/// What zypper says beside 0 when everything was installed: a reboot is wanted, or itself to be run again.
-const GOOD_OF_ZYPPER: [i32; 3] = [0, 102, 103];
+/// What zypper says when everything was installed; beside 0 that a reboot is wanted, that it wants to be run again, or that a
+/// repository was passed over.
+const GOOD_OF_ZYPPER: [i32; 4] = [0, 102, 103, 106];
 
 /// Who installs packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +254,10 @@ fn run(request: &InstallRequest<'_>, order: Order, log: &mut dyn Write) -> Resul
         .with("ZYPP_LOCK_TIMEOUT", "3600")
         .with("XCATROOT", "/opt/xcat");
     let shown: Vec<String> = order.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let outcome = request.machine.programs().run(order).map_err(|e| Error::file("run", &program, e))?;
+    let programs = request.machine.own_programs().ok_or_else(|| {
+        Error::Usage("a machine's packages are installed by its own programs, and this one's cannot be run".into())
+    })?;
+    let outcome = programs.run(order).map_err(|e| Error::file("run", &program, e))?;
     let written = writeln!(log, "# {program} {}", shown.join(" "))
         .and_then(|()| log.write_all(&outcome.output))
         .and_then(|()| log.write_all(&outcome.complaints))

@@ -69,8 +69,8 @@ fn text_of(source: &Source, family: Family) -> String {
             );
         }
         Family::Sles => "type=rpm-md\nautorefresh=0\n",
-        // Modules of the distributor's do not hide what is of the same name here.
-        Family::Rhel | Family::Unknown => "module_hotfixes=1\n",
+        // Modules of the distributor's do not hide what is of the same name here, and what was cached once does not count.
+        Family::Rhel | Family::Unknown => "module_hotfixes=1\nmetadata_expire=1\n",
     };
     format!(
         "# Packages of a snapshot, for xCAT.\n[{id}]\nname={id}\nbaseurl=file://{path}\nenabled=1\ngpgcheck=0\n\

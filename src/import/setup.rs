@@ -77,7 +77,11 @@ fn versions(request: &InstallRequest<'_>, supplied: &Supplied) -> Vec<String> {
             missing.push(format!("{shown} should be installed, and {instead}"));
         }
     }
-    missing.extend(here.problems.iter().filter(|_| here.packages.is_empty()).map(|problem| problem.cause.clone()));
+    // What is only half installed counts as installed; so does nothing where the books cannot be read.
+    let problems = here.problems.iter().filter(|problem| {
+        here.packages.is_empty() || supplied.packages.iter().any(|one| one.name().as_bytes() == problem.path)
+    });
+    missing.extend(problems.map(|problem| format!("{}: {}", String::from_utf8_lossy(&problem.path), problem.cause)));
     missing
 }
 

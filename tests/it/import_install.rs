@@ -4,35 +4,58 @@
 use crate::support::{
     bare::{Bare, Entered},
     inner::{Inner, USB},
-    roots::{apt_root, rpm_root},
-    standin::{Manager, run},
+    program::copy,
+    roots::{CORE, DEPENDENCIES, apt_root, rpm_root},
+    standin::run,
 };
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 use xsnap::{
     import::{
         install::{install, simulate},
         repository_files::write_repository_files,
         setup::{repair, verify},
-        supplied::InstallRequest,
+        supplied::{InstallRequest, Supplied},
     },
     mn::{machine::Machine, manifest::Manifest},
 };
 
 /// Where the packages stay.
 const PACKAGES: &str = "/var/lib/xsnap-packages/1";
+/// Far longer than anything here takes.
+const LONG: Duration = Duration::from_secs(300);
 
 #[test]
 fn packages_of_a_node_that_apt_installed_are_installed_exactly_by_apt() {
-    apt_root().into_iter().for_each(|root| are_installed_exactly(&Inner::new(root)));
+    let Some(root) = apt_root() else { return };
+    let node = Inner::new(root);
+    let scene = Scene::of(&node);
+    other_packages_can_be_given(&node, &scene);
+    are_installed_exactly(&scene, "apt-get");
 }
 
 #[test]
 fn packages_of_a_node_that_dnf_installed_are_installed_exactly_by_dnf() {
-    rpm_root().into_iter().for_each(|root| are_installed_exactly(&Inner::new(root)));
+    let Some(root) = rpm_root() else { return };
+    let node = Inner::new(root);
+    let scene = Scene::of(&node);
+    other_packages_can_be_given(&node, &scene);
+    are_installed_exactly(&scene, "dnf");
+}
+
+#[test]
+fn packages_of_a_node_are_installed_exactly_by_zypper() {
+    let Some(root) = rpm_root() else { return };
+    let node = Inner::new(root);
+    let Some(bare) = Bare::zypper(node.usb()) else { return };
+    let mut scene = Scene::on(&node, bare);
+    // It was captured on another system, from which what others than xCAT's makers have built is not taken.
+    scene.manifest.machine.level = "15.5".into();
+    are_installed_exactly(&scene, "zypper");
 }
 
 /// A bare machine, and what a capture has brought to it.
@@ -45,10 +68,13 @@ struct Scene {
 
 impl Scene {
     fn of(node: &Inner) -> Self {
+        Self::on(node, Bare::like(node))
+    }
+
+    fn on(node: &Inner, bare: Bare) -> Self {
         node.xsnap(&["backup", "--repo", USB]).expect(0);
-        let bare = Bare::like(node);
-        bare.xsnap(&["restore", "latest", "--repo", USB, "--path", "/.xsnap", "--target", "/brought"]).expect(0);
-        let brought = bare.at("/brought/.xsnap");
+        bare.xsnap(&["restore", "latest:/.xsnap", "--repo", USB, "--target", "/brought"]).expect(0);
+        let brought = bare.at("/brought");
         let manifest = Manifest::load(&fs::read(brought.join("manifest.json")).unwrap()).unwrap();
         let packages = bare.at(PACKAGES);
         fs::create_dir_all(packages.parent().unwrap()).unwrap();
@@ -68,33 +94,33 @@ impl Scene {
 
     /// The files of the machine that a simulation may not touch.
     fn state(&self) -> String {
-        let text =
-            "find /etc /opt /root /usr /var/lib -type f | grep -v ^/var/lib/apt/lists/ | LC_ALL=C sort | xargs md5sum";
-        run(Command::new("chroot").arg(self.bare.root.path()).args(["sh", "-c", text]))
+        // Not what SQLite keeps beside databases that were read, nor what managers cache.
+        let text = "find /etc /root /usr /var/lib -type f ! -name '*-shm' ! -name '*-wal' ! -path '/var/lib/apt/lists/*' \
+            ! -path '/var/lib/dnf/*' | LC_ALL=C sort | xargs md5sum";
+        self.bare.sh(text)
     }
 }
 
-fn are_installed_exactly(node: &Inner) {
-    let scene = Scene::of(node);
-    let is_rpm = node.root.manager == Manager::Rpm;
-    other_repositories(&scene, is_rpm);
+fn are_installed_exactly(scene: &Scene, program: &str) {
+    other_repositories(scene, program);
     assert_eq!(scene.verified().len(), 12 + 5, "{:?}", scene.verified());
-    what_is_missing_is_told(&scene, is_rpm);
+    what_is_missing_is_told(scene, program);
 
     let before = scene.state();
     assert_eq!(scene.with(simulate).unwrap(), None);
     assert_eq!(scene.state(), before, "to ask is to change nothing");
 
     scene.with(write_repository_files).unwrap();
-    let told = scene.with(install).unwrap();
-    let program = if is_rpm { "dnf" } else { "apt-get" };
-    assert!(told[0].starts_with(&format!("{program} installed 12 packages")), "{told:?}");
+    if program == "zypper" {
+        let told = scene.with(install).unwrap();
+        assert!(told[0].starts_with("zypper installed 12 packages"), "{told:?}");
+    } else {
+        is_killed_and_done_again(scene, program);
+    }
     assert_eq!(scene.verified(), [] as [&str; 0]);
     assert!(scene.bare.text(&format!("{PACKAGES}/install.log")).contains("exit code 0"));
     // The distributor's own came from the distributor.
     assert!(scene.bare.at("/usr/bin/sqlite3").exists());
-    let log = scene.bare.text("/var/log/xcat-standin.log");
-    assert_eq!(log.matches("xcatconfig -i\n").count(), 1, "{log}");
 
     // Again: nothing is done to what is there.
     let key = || fs::read(scene.bare.at("/etc/xcat/hostkeys/ssh_host_rsa_key")).unwrap();
@@ -103,26 +129,21 @@ fn are_installed_exactly(node: &Inner) {
     scene.with(write_repository_files).unwrap();
     assert_eq!((scene.verified(), key()), (Vec::new(), first));
     assert_eq!(scene.with(simulate).unwrap(), None);
-    a_setup_that_was_cut_off_is_told_and_run_again(&scene);
+    a_setup_that_was_cut_off_is_told_and_run_again(scene);
 }
 
 /// Repositories of another xCAT, which are not asked: one lies in the way of every call of the manager that asks it.
-fn other_repositories(scene: &Scene, is_rpm: bool) {
-    let (at, text) = match is_rpm {
-        true => ("/etc/yum.repos.d/xcat-core.repo", "[xcat-core]\nname=x\nbaseurl=file:///nowhere\nenabled=1\n"),
-        false => ("/etc/apt/sources.list.d/xcat-core.list", "deb file:/nowhere ./\n"),
+fn other_repositories(scene: &Scene, program: &str) {
+    const REPO: &str = "[xcat-core]\nname=x\nbaseurl=file:///nowhere\nenabled=1\n";
+    let (at, text) = match program {
+        "dnf" => ("/etc/yum.repos.d/xcat-core.repo", REPO),
+        "zypper" => ("/etc/zypp/repos.d/xcat-core.repo", REPO),
+        _ => ("/etc/apt/sources.list.d/xcat-core.list", "deb file:/nowhere ./\n"),
     };
     fs::write(scene.bare.at(at), text).unwrap();
 }
 
-/// The one file below the packages whose name begins so.
-fn package(scene: &Scene, start: &str) -> PathBuf {
-    let below = walkdir::WalkDir::new(&scene.packages).into_iter().map(|entry| entry.unwrap().into_path());
-    let is_it = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_ascii_lowercase().starts_with(start);
-    below.filter(|path| path.is_file()).find(is_it).unwrap_or_else(|| panic!("no {start}"))
-}
-
-fn what_is_missing_is_told(scene: &Scene, is_rpm: bool) {
+fn what_is_missing_is_told(scene: &Scene, program: &str) {
     // Another version than the one that was captured.
     let mut manifest = scene.manifest.clone();
     for package in &mut manifest.packages.xcat {
@@ -132,7 +153,11 @@ fn what_is_missing_is_told(scene: &Scene, is_rpm: bool) {
     let packages = scene.packages.as_path();
     let request = InstallRequest { machine: &machine, manifest: &manifest, packages, xcat_core: None, xcat_dep: None };
     let refused = simulate(&request).unwrap().unwrap();
-    let word = if is_rpm { "No match for argument: xCAT-4:2.17.1-" } else { "Version '4:2.17.1-" };
+    let word = match program {
+        "dnf" => "No match for argument: xCAT-4:2.17.1-",
+        "zypper" => "No provider of 'xCAT.x86_64=4:2.17.1-",
+        _ => "Version '4:2.17.1-",
+    };
     assert!(refused.contains(word), "{refused}");
 
     // A folder that the packages need others from.
@@ -143,14 +168,77 @@ fn what_is_missing_is_told(scene: &Scene, is_rpm: bool) {
     assert!(refused.to_ascii_lowercase().contains("perl-standin-extra"), "{refused}");
     fs::rename(&aside, &extra).unwrap();
 
-    // What the distributor offers, and does not.
-    let sources = if is_rpm { "/etc/yum.repos.d/rocky.repo" } else { "/srv/distributor/Packages" };
-    let text = scene.bare.text(sources);
-    if is_rpm {
-        fs::write(scene.bare.at(sources), "").unwrap();
-        let refused = scene.with(simulate).unwrap().unwrap();
-        assert!(refused.contains("nothing provides sqlite"), "{refused}");
-        fs::write(scene.bare.at(sources), text).unwrap();
+    // What only the distributor has.
+    let sources = match program {
+        "dnf" => "/etc/yum.repos.d/rocky.repo",
+        "zypper" => "/etc/zypp/repos.d/sles.repo",
+        _ => "/etc/apt/sources.list",
+    };
+    let (at, aside) = (scene.bare.at(sources), scene.bare.at("/aside"));
+    fs::rename(&at, &aside).unwrap();
+    let refused = scene.with(simulate).unwrap().unwrap();
+    assert!(refused.contains("sqlite"), "{refused}");
+    fs::rename(&aside, &at).unwrap();
+}
+
+/// The setup that packages run is killed with all that runs on the machine. They count as installed then, or as all but so.
+fn is_killed_and_done_again(scene: &Scene, program: &str) {
+    // Whoever writes to a pipe that nobody reads waits.
+    let waits = scene.bare.at("/etc/xcat/ca/private/ca-key.pem");
+    fs::create_dir_all(waits.parent().unwrap()).unwrap();
+    run(Command::new("mkfifo").arg(&waits));
+    std::thread::scope(|scope| {
+        let installing = scope.spawn(|| scene.with(install));
+        let began = Instant::now();
+        let log = scene.bare.at("/var/log/xcat-standin.log");
+        let has_begun = || fs::read_to_string(&log).is_ok_and(|text| text.contains("xcatconfig -i"));
+        while !has_begun() && began.elapsed() < LONG && !installing.is_finished() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let has_begun = has_begun();
+        scene.bare.kill_all();
+        let failed = installing.join().unwrap().unwrap_err().to_string();
+        assert!(has_begun && failed.contains(program), "{failed}");
+    });
+    fs::remove_file(&waits).unwrap();
+    let missing = scene.verified().join("\n");
+    let parts = ["the certificate authority", "xcatd's certificate", "the keys of nodes' hosts", "root's client"];
+    assert!(parts.iter().all(|part| missing.contains(part)), "{missing}");
+    assert_eq!(missing.contains("half-configured"), program == "apt-get", "{missing}");
+
+    let told = scene.with(install).unwrap();
+    assert!(told[0].starts_with(&format!("{program} installed 12 packages")), "{told:?}");
+    // dpkg runs the setup again; rpm never does.
+    assert_eq!(scene.verified().is_empty(), program == "apt-get", "{:?}", scene.verified());
+    let told = scene.with(repair).unwrap().join("\n");
+    assert_eq!(told.contains("xcatconfig -i: done"), program == "dnf", "{told}");
+}
+
+/// What is taken from the snapshot's own folders is taken from others instead.
+fn other_packages_can_be_given(node: &Inner, scene: &Scene) {
+    let (core, dep) = (scene.bare.at("/srv/given/core"), scene.bare.at("/srv/given/dep"));
+    fs::create_dir_all(core.parent().unwrap()).unwrap();
+    copy(&node.root.at(CORE), &core);
+    copy(&node.root.at(DEPENDENCIES), &dep);
+    let aside = scene.packages.with_file_name("aside");
+    fs::create_dir(&aside).unwrap();
+    for folder in ["xcat-core", "xcat-dep"] {
+        fs::rename(scene.packages.join(folder), aside.join(folder)).unwrap();
+    }
+    scene.with(|request| {
+        assert!(simulate(request).unwrap().unwrap().to_ascii_lowercase().contains("xcat"));
+        let given = InstallRequest { xcat_core: Some(&core), xcat_dep: Some(&dep), ..*request };
+        let supplied = Supplied::of(&given).unwrap();
+        let ids: Vec<&str> = supplied.sources.iter().map(|source| source.id.as_str()).collect();
+        assert_eq!(ids, ["xsnap-extra", "xsnap-given-xcat-core", "xsnap-given-xcat-dep"]);
+        assert_eq!((simulate(&given).unwrap(), supplied.notes.len()), (None, 0));
+        let nothing = InstallRequest { xcat_core: Some(&aside.join("none")), ..*request };
+        assert!(simulate(&nothing).unwrap_err().to_string().contains("no packages for"));
+        let outside = InstallRequest { xcat_core: Some(Path::new("/nowhere")), ..*request };
+        assert!(simulate(&outside).unwrap_err().to_string().contains("put a copy there"));
+    });
+    for folder in ["xcat-core", "xcat-dep"] {
+        fs::rename(aside.join(folder), scene.packages.join(folder)).unwrap();
     }
 }
 

@@ -22,6 +22,9 @@ use xsnap::mn::host::{Order, Outcome, OwnPrograms, Programs};
 
 const SYSTEMCTL: &str = include_str!("../data/bare/systemctl.sh");
 const DNF: &str = include_str!("../data/bare/dnf.sh");
+const ZYPPER: &str = include_str!("../data/bare/zypper.sh");
+const SLES: &str =
+    "NAME=\"SLES\"\nID=\"sles\"\nID_LIKE=\"suse\"\nVERSION_ID=\"15.5\"\nPRETTY_NAME=\"SLES 15 SP5 (stand-in)\"\n";
 /// Where this machine is in a root whose dnf is this machine's.
 const MACHINE: &str = "/host";
 /// Where the calls of systemctl are kept.
@@ -41,11 +44,19 @@ mount --rbind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount --rbind /dev "$root/dev"
+umount -q -l "$root/dev/shm" || true
 mount --bind "$usb" "$root/media/usb"
 mount --bind "$binary" "$root/xsnap-lib/xsnap"
 if [ -d "$root/host" ]; then
+    # What others have mounted and does not answer is not looked at from here; what this needs stays.
+    awk -v all="$root/:$usb/:$binary" '$3 ~ /^fuse/ && $2 != "/" && !index(all, $2 "/") { print $2 }' /proc/mounts |
+        while read -r at; do umount -q -l "$at" || true; done
     mount --rbind / "$root/host"
     mount -o remount,bind,ro "$root/host"
+    mount --bind /tmp "$root/host/tmp"
+    case $root in /tmp/*)
+        for at in "" /proc /sys /dev /media/usb; do mount --bind "$root$at" "$root/host$root$at"; done ;;
+    esac
 fi
 echo ready
 exec env --ignore-signal=CHLD cat"#;
@@ -68,6 +79,20 @@ impl Bare {
     pub fn rpm(usb: &Path) -> Option<Self> {
         let made_of = format!("{:?}", distribution().map(|package| package.requires));
         copy_of(Manager::Rpm, "BareRpm", &made_of, make_bare_rpm).map(|root| Self::new(root, usb))
+    }
+
+    /// The small distribution made like SLES 15, with a stick: its manager is zypper. Nothing where it cannot be made here.
+    pub fn zypper(usb: &Path) -> Option<Self> {
+        if !super::program::installed("zypper", "zypper") {
+            return None;
+        }
+        let bare = Self::rpm(usb)?;
+        write(&bare.at("/usr/lib/os-release"), SLES, 0o644);
+        fs::create_dir_all(bare.at("/etc/zypp/repos.d")).unwrap();
+        fs::rename(bare.at("/etc/yum.repos.d/rocky.repo"), bare.at("/etc/zypp/repos.d/sles.repo")).unwrap();
+        fs::remove_file(bare.at("/usr/bin/dnf")).unwrap();
+        lend_manager(&bare.root, "zypper", ZYPPER);
+        Some(bare)
     }
 
     /// One that has the distribution of a captured node, and its stick.
@@ -94,9 +119,7 @@ impl Bare {
         if root.manager == Manager::Rpm {
             lend_rpm(&root, &loader);
             fs::create_dir_all(root.at(MACHINE)).unwrap();
-            let dnf = DNF.replace("@ROOT@", root.path().to_str().unwrap()).replace("@TOOLS@", TOOLS);
-            let _ = fs::remove_file(root.at("/usr/bin/dnf"));
-            write(&root.at("/usr/bin/dnf"), &dnf, 0o755);
+            lend_manager(&root, "dnf", DNF);
         }
         let mut command = Command::new("unshare");
         command.args(["--mount", "--uts", "--ipc", "--pid", "--net", "--fork", "--kill-child", "sh", "-c", HOLD, "sh"]);
@@ -161,6 +184,11 @@ impl Bare {
         started.wait().unwrap();
     }
 
+    /// Kills all that runs on the machine.
+    pub fn kill_all(&self) {
+        finish(self.enter().args(["sh", "-c", "kill -9 -1"]));
+    }
+
     /// Runs a text of the shell in the root; it must end well. What it printed.
     pub fn sh(&self, text: &str) -> String {
         run(self.enter().args(["sh", "-c", text]))
@@ -183,6 +211,12 @@ impl Bare {
             write(&self.at("/usr/lib/systemctl").join(name), daemon, 0o755);
         }
     }
+}
+
+/// This machine's package manager, for a root.
+fn lend_manager(root: &Root, name: &str, script: &str) {
+    let script = script.replace("@ROOT@", root.path().to_str().unwrap()).replace("@TOOLS@", TOOLS);
+    write(&root.at("/usr/bin").join(name), &script, 0o755);
 }
 
 impl Drop for Bare {

@@ -33,6 +33,7 @@ mount --rbind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
+umount -q -l "$root/dev/shm" || true
 mount --bind "$usb" "$root/media/usb"
 mount --bind "$binary" "$root/xsnap-lib/xsnap"
 exec ${without:+setpriv --bounding-set "$without"} chroot "$root" "$@""#;
