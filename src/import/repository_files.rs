@@ -223,7 +223,7 @@ fn without_sections(text: &str) -> String {
     }
     let is_other = |section: &&String| {
         let id = section.lines().next().unwrap_or_default().to_ascii_lowercase();
-        !is_xcat(section) && !(id.starts_with('[') && id.contains("xcat")) && !id.starts_with(&format!("[{PREFIX}"))
+        !(is_xcat(section) || id.starts_with(&format!("[{PREFIX}")) || id.starts_with('[') && id.contains("xcat"))
     };
     sections.iter().filter(is_other).map(String::as_str).collect()
 }
