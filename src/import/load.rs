@@ -8,12 +8,12 @@ use crate::{
     import::{
         load_last, load_mysql, load_postgres, load_sqlite,
         load_stage::{Staged, csv_path},
-        load_tables::{self, Held, refuse_held, refused},
+        load_tables::{self, Again, Held, refuse_held, refused},
         placed::{live, put, remove},
         ready_mysql, ready_postgres,
     },
     mn::{
-        csv_folder::{LOGS, Proof},
+        csv_folder::LOGS,
         database::{self, DumpOptions},
         engine::{CFGLOC, Engine, Server},
         rows::{Became, RowDifference, Told, compare_rows},
@@ -229,22 +229,6 @@ fn counts(captured: u64, here: u64) -> String {
     }
 }
 
-/// The tables as they are now.
-struct Again {
-    tables: Tables,
-    proofs: Vec<Proof>,
-    /// What could not be read: where, and why.
-    problems: Vec<(String, String)>,
-}
-
-impl Again {
-    fn why_missing(&self, table: &str) -> String {
-        let is_of = |(place, _): &&(String, String)| place.contains(&format!("/{table}."));
-        let named = self.problems.iter().find(is_of).or_else(|| self.problems.first());
-        named.map_or_else(|| "it is missing".to_owned(), |(place, why)| format!("{place}: {why}"))
-    }
-}
-
 fn dump_again(staged: &Staged<'_>, staging: &Path, progress: &dyn Progress) -> Result<Again> {
     let options = DumpOptions { logs: true, ..DumpOptions::default() };
     let dump = database::dump(staged.request.machine, staging, &options, progress)?;
@@ -262,8 +246,7 @@ fn read_again(staged: &Staged<'_>, server: &Server, staging: &Path, progress: &d
     };
     // One that is reached in no way says so once more.
     let way = way.unwrap_or_else(|_| server.clone());
-    let (tables, proofs, problems) = load_tables::read(staged, &way, staging, progress)?;
-    Ok(Again { tables, proofs, problems })
+    load_tables::read(staged, &way, staging, progress)
 }
 
 /// The rows of a table that are not as captured: key, and what differs.

@@ -27,7 +27,7 @@ const MAX_BYTES: usize = 400 << 10;
 /// A value that does not fit is refused, not cut; a number that is zero is no wish for the next one.
 const BEGIN: &str = "SET NAMES utf8mb4; SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO'; \
      SET SESSION innodb_lock_wait_timeout = 50";
-const TABLES: &str = "SELECT c.table_name, c.column_name, c.is_nullable, t.engine, c.character_set_name \
+const TABLES: &str = "SELECT c.table_name, c.column_name, c.is_nullable, t.engine \
      FROM information_schema.columns c JOIN information_schema.tables t \
      ON t.table_schema = c.table_schema AND t.table_name = c.table_name \
      WHERE c.table_schema = database() AND t.table_type = 'BASE TABLE' ORDER BY c.table_name, c.ordinal_position";
@@ -92,8 +92,8 @@ fn held_by(way: &Server) -> Result<Held, Failure> {
 
 fn tables(db: &mut Conn) -> Result<BTreeMap<String, There>, Failure> {
     let mut tables = BTreeMap::<String, There>::new();
-    let rows: Vec<(String, String, String, Option<String>, Option<String>)> = db.query(TABLES)?;
-    for (table, column, is_nullable, engine, _) in rows {
+    let rows: Vec<(String, String, String, Option<String>)> = db.query(TABLES)?;
+    for (table, column, is_nullable, engine) in rows {
         let there = tables.entry(table).or_default();
         there.is_safe = engine.is_some_and(|engine| engine.eq_ignore_ascii_case("InnoDB"));
         if is_nullable.eq_ignore_ascii_case("no") {

@@ -57,11 +57,11 @@ impl<'a> Staged<'a> {
         let captured = captured.map_err(|e| Error::file("read", inside.live_path(CFGLOC), e))?.map(Zeroizing::new);
         let mut engine = Engine::of(&inside)?;
         let mut cfgloc = captured;
-        if let (Engine::Postgres(server) | Engine::Mysql(server), Some(host)) = (&mut engine, request.database_host) {
-            if server.host.as_deref() != Some(host) {
-                cfgloc = cfgloc.map(|text| Zeroizing::new(with_host(&text, host)));
-                server.host = Some(host.to_owned());
-            }
+        if let (Engine::Postgres(server) | Engine::Mysql(server), Some(host)) = (&mut engine, request.database_host)
+            && server.host.as_deref() != Some(host)
+        {
+            cfgloc = cfgloc.map(|text| Zeroizing::new(with_host(&text, host)));
+            server.host = Some(host.to_owned());
         }
         let (mut schema, unread) = Schema::of(&request.machine.inside, engine.schema_suffix());
         let is_schema_known = unread.is_empty() && schema.tables.values().any(|table| !table.is_users);

@@ -97,6 +97,26 @@ pub struct Held {
     pub is_ours: bool,
 }
 
+/// The tables as they are now.
+#[derive(Debug)]
+pub struct Again {
+    /// The tables, but for those of records.
+    pub tables: Tables,
+    /// What each holds.
+    pub proofs: Vec<Proof>,
+    /// What could not be read: where, and why.
+    pub problems: Vec<(String, String)>,
+}
+
+impl Again {
+    /// Why a table is not among them.
+    pub fn why_missing(&self, table: &str) -> String {
+        let is_of = |(place, _): &&(String, String)| place.contains(&format!("/{table}."));
+        let named = self.problems.iter().find(is_of).or_else(|| self.problems.first());
+        named.map_or_else(|| "it is missing".to_owned(), |(place, why)| format!("{place}: {why}"))
+    }
+}
+
 /// Whether a table's rows count as somebody's.
 pub fn counts(name: &str) -> bool {
     !LOGS.contains(&name) && name != MARKER
@@ -124,7 +144,7 @@ pub fn refuse_held(staged: &Staged<'_>, way: &Server, held: &Held) -> Result<Opt
 /// Whether every table but those of records is there as it was captured.
 fn is_loaded(staged: &Staged<'_>, way: &Server) -> Result<bool> {
     let folder = Staging::make(staged.request.stage)?;
-    let (_, proofs, _) = read(staged, way, folder.path(), &Silent)?;
+    let proofs = read(staged, way, folder.path(), &Silent)?.proofs;
     let tables = &staged.request.manifest.database.tables;
     let is_same = |name: &str, rows: u64, digest: &str| {
         proofs.iter().any(|proof| (proof.table.as_str(), proof.rows, proof.digest.as_str()) == (name, rows, digest))
@@ -137,12 +157,7 @@ fn is_loaded(staged: &Staged<'_>, way: &Server) -> Result<bool> {
 ///
 /// # Errors
 /// `File` where the folder cannot be written; `Interrupted`.
-pub fn read(
-    staged: &Staged<'_>,
-    way: &Server,
-    folder: &Path,
-    progress: &dyn Progress,
-) -> Result<(Tables, Vec<Proof>, Vec<(String, String)>)> {
+pub fn read(staged: &Staged<'_>, way: &Server, folder: &Path, progress: &dyn Progress) -> Result<Again> {
     let mut csvs = CsvFolder::create(&folder.join("xcatdb"))?;
     let programs = staged.request.machine.programs();
     let request = Request { server: way, schema: &staged.schema, logs: true, archive: None, programs, progress };
@@ -153,7 +168,7 @@ pub fn read(
     let (tables, proofs) = csvs.close()?;
     let place = |table: Option<String>| table.map_or_else(|| "the server".into(), |table| format!("/{table}.csv"));
     let unread = found.unread.into_iter().map(|(table, why)| (place(table), why)).collect();
-    Ok((tables, proofs, unread))
+    Ok(Again { tables, proofs, problems: unread })
 }
 
 /// The ways to a server, the one that xcatd takes first. One on this machine may be reached though its address is not up.

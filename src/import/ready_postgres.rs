@@ -288,8 +288,9 @@ fn wanted_addresses(staged: &Staged<'_>, server: &Server) -> Vec<String> {
     let mut wanted = vec!["localhost".to_owned()];
     for text in captured(staged, "postgresql.conf") {
         let settings = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-        let told = settings.filter_map(|line| line.strip_prefix("listen_addresses"));
-        let told = told.last().map(|value| value.trim_matches([' ', '\t', '=', '\'']).to_owned()).unwrap_or_default();
+        let mut told = settings.filter_map(|line| line.strip_prefix("listen_addresses"));
+        let told =
+            told.next_back().map(|value| value.trim_matches([' ', '\t', '=', '\'']).to_owned()).unwrap_or_default();
         wanted.extend(told.split(',').map(|address| address.trim().to_owned()));
     }
     wanted.extend(server.host.clone().filter(|host| !host.starts_with('/')));
