@@ -231,7 +231,7 @@ fn without_sections(text: &str) -> String {
 /// A file of stanzas without those of xCAT's repositories.
 fn without_stanzas(text: &str) -> String {
     let mut kept = String::new();
-    for stanza in text.split("\n\n") {
+    for stanza in text.split("\n\n").filter(|stanza| !stanza.trim().is_empty()) {
         let places = stanzas(stanza).filter_map(|fields| fields.get("uris").cloned()).collect::<String>();
         if !is_xcat(&places) {
             kept.extend([stanza.trim_matches('\n'), "\n\n"]);

@@ -23,7 +23,7 @@ use crate::{
         target::Target,
         undo::{self, Kept},
     },
-    mn::{mounts::Mounts, recalled, tables::Tables},
+    mn::{csv_folder::LOGS, mounts::Mounts, recalled, tables::Tables},
     progress::Progress,
 };
 use rustix::fs::{Mode, OFlags};
@@ -426,7 +426,9 @@ impl<'a> Import<'a> {
             let own = self.own();
             let differences = load::compare(&self.load_request(&own), &folder, progress);
             std::fs::remove_dir_all(&folder).map_err(|e| Error::file("remove", &folder, e))?;
-            let differences = differences?;
+            let mut differences = differences?;
+            // Records grow as soon as the daemon runs; they were compared before it did.
+            differences.retain(|difference| !LOGS.contains(&difference.table.as_str()));
             let lines: Vec<String> =
                 differences.iter().take(10).map(|d| format!("{} {}: {}", d.table, d.key, d.what)).collect();
             report.proof.push(Check::new("the tables are the snapshot's", differences.is_empty(), lines.join("; ")));

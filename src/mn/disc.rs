@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn lists_of_discs_are_read_in_all_their_forms() {
-        let told = |read: fn(&mut dyn BufRead, &mut dyn FnMut(&str)) -> io::Result<()>, text: &str| {
+        type Reads = fn(&mut dyn BufRead, &mut dyn FnMut(&str)) -> io::Result<()>;
+        let told = |read: Reads, text: &str| {
             let mut names = Vec::new();
             read(&mut text.as_bytes(), &mut |name| names.push(name.to_owned())).unwrap();
             names
