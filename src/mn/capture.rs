@@ -197,34 +197,6 @@ impl CapturePlan {
         self.grafts.push(graft);
     }
 
-    /// Whether rpm keeps the books of the machine, and nothing here can read them.
-    pub fn lacks_packages(&self) -> bool {
-        self.installed.manager == Manager::Rpm && self.installed.packages.is_empty()
-    }
-
-    /// Takes what an earlier snapshot of the cluster says is installed for what is, where that cannot be read; says so
-    /// where there is none.
-    pub fn recall(&mut self, cluster: &str, earlier: Option<EarlierPackages>) {
-        let own = &self.installed.problems;
-        match earlier {
-            Some(earlier) => {
-                self.problems.retain(|problem| !own.contains(problem));
-                let causes =
-                    own.iter().map(|problem| format!("{}: {}", String::from_utf8_lossy(&problem.path), problem.cause));
-                let causes = causes.collect::<Vec<_>>().join("; ");
-                let from = &earlier.words.recalled_from;
-                self.notes.push(format!(
-                    "what is installed is taken from snapshot {from} of {cluster}, as it cannot be read here ({causes})"
-                ));
-                self.recalled = Some(earlier);
-            }
-            None => self.problems.iter_mut().filter(|problem| own.contains(problem)).for_each(|problem| {
-                let none = format!("and no complete snapshot of {cluster} in the repository lists packages of rpm");
-                problem.cause = format!("{}, {none}", problem.cause);
-            }),
-        }
-    }
-
     /// How a backup looks at the machine.
     pub fn view(&self, machine: &Machine<'_>) -> View {
         View {

@@ -19,6 +19,7 @@ use crate::{
         parts::Part,
         profile::Class,
         provenance::{Source, sources, third_party},
+        recalled::EarlierPackages,
         search::SupplyOptions,
         shelf::Wanted,
         supply::{Supply, gather, outlook},
@@ -106,6 +107,34 @@ pub fn record(
     }
     plan.graft(Graft { at: OWN.to_vec(), from: own });
     Ok(Recorded { host: identity.host_name, cluster, manifest })
+}
+
+/// Whether rpm keeps the books of the machine, and nothing here can read them.
+pub fn lacks_packages(plan: &CapturePlan) -> bool {
+    plan.installed.manager == Manager::Rpm && plan.installed.packages.is_empty()
+}
+
+/// Takes what an earlier snapshot of the cluster says is installed for what is, where that cannot be read; says so
+/// where there is none.
+pub fn recall(plan: &mut CapturePlan, cluster: &str, earlier: Option<EarlierPackages>) {
+    let own = &plan.installed.problems;
+    match earlier {
+        Some(earlier) => {
+            plan.problems.retain(|problem| !own.contains(problem));
+            let causes =
+                own.iter().map(|problem| format!("{}: {}", String::from_utf8_lossy(&problem.path), problem.cause));
+            let causes = causes.collect::<Vec<_>>().join("; ");
+            let from = &earlier.words.recalled_from;
+            plan.notes.push(format!(
+                "what is installed is taken from snapshot {from} of {cluster}, as it cannot be read here ({causes})"
+            ));
+            plan.recalled = Some(earlier);
+        }
+        None => plan.problems.iter_mut().filter(|problem| own.contains(problem)).for_each(|problem| {
+            let none = format!("and no complete snapshot of {cluster} in the repository lists packages of rpm");
+            problem.cause = format!("{}, {none}", problem.cause);
+        }),
+    }
 }
 
 /// What the cluster is called of which the snapshot will be.

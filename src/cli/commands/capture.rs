@@ -30,7 +30,7 @@ use xsnap::{
         options::{Options, require_node},
         profile::{BUILT_IN, Profile},
         recalled::newest_packages,
-        record::{Words, cluster_name, record},
+        record::{self, Words, cluster_name, lacks_packages, record},
         search::SupplyOptions,
         staging::Staging,
     },
@@ -162,7 +162,7 @@ fn recall(
     machine: &Machine<'_>,
     (plan, naming): (&mut CapturePlan, &Words),
 ) -> Result<Option<Repository>> {
-    if machine.is_live() || !plan.lacks_packages() {
+    if machine.is_live() || !lacks_packages(plan) {
         return Ok(None);
     }
     let cluster = cluster_name(machine, plan, naming);
@@ -175,7 +175,7 @@ fn recall(
         _ => None,
     };
     let earlier = opened.as_ref().map(|repository| newest_packages(repository, &cluster)).transpose()?;
-    plan.recall(&cluster, earlier.flatten());
+    record::recall(plan, &cluster, earlier.flatten());
     Ok(opened)
 }
 
