@@ -242,6 +242,7 @@ impl<'a> Walker<'a> {
         }
         names.sort_unstable();
         names.dedup();
+        self.drop_left_out(&mut names, plan)?;
         let tag = CACHE_TAG_NAME.as_bytes();
         if self.options.exclude_caches && names.iter().any(|n| n == tag) && is_cache_tag(folder.as_fd()) {
             names.retain(|n| n == tag || plan.names.contains_key(n));
@@ -271,6 +272,21 @@ impl<'a> Walker<'a> {
         Ok(found)
     }
 
+    /// Takes out what is left out of a folder. It is not even looked at: its file system may be one that never answers.
+    fn drop_left_out(&mut self, names: &mut Vec<Vec<u8>>, plan: &Plan) -> Result<(), Ended> {
+        let (out, before, mut path) = (&self.options.view.left_out, names.len(), self.path.clone());
+        if out.is_empty() {
+            return Ok(());
+        }
+        names.retain(|name| {
+            path.truncate(self.path.len());
+            path.push(b'/');
+            path.extend_from_slice(name);
+            plan.names.contains_key(name) || !out.contains(&path)
+        });
+        if names.len() < before { self.tell(Item::LeftOut) } else { Ok(()) }
+    }
+
     fn step_into(&mut self, name: &[u8]) {
         self.path.push(b'/');
         self.path.extend_from_slice(name);
@@ -285,8 +301,7 @@ impl<'a> Walker<'a> {
         let is_folder = kind == FileType::Directory;
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
         let own = level.plan.names.get(&found.name);
-        let is_out = || self.options.view.left_out.contains(&self.path);
-        if own.is_none() && (is_out() || self.options.exclude.matches(&self.path, is_folder)) {
+        if own.is_none() && self.options.exclude.matches(&self.path, is_folder) {
             return self.tell(Item::LeftOut);
         }
         let plan = own.unwrap_or(&EVERYTHING);
