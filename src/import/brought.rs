@@ -12,7 +12,14 @@ use crate::{
     progress::Progress,
     repo::{listing::find, repository::Repository, snapshot::Snapshot, tree::Entry},
 };
-use std::os::fd::BorrowedFd;
+use rustix::fs::{Mode, OFlags};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+/// What the database of an import needs in its stage beside the tables.
+const STAGED_PART: &str = "database-server";
 
 /// How long a file may be that is merged or compared.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -114,6 +121,26 @@ impl<'a> Brought<'a> {
         verify_in_use(&reader, &selected, root, &request, progress)
     }
 
+    /// Brings what the database of an import needs into a private folder: everything of the snapshot's own but the packages,
+    /// xCAT's folder, and the settings of the database server, each at its path in the snapshot.
+    ///
+    /// # Errors
+    /// Those of a restore.
+    pub fn stage(&self, stage: &Path, threads: usize, progress: &dyn Progress) -> Result<()> {
+        let mut include = vec!["/.xsnap".to_owned(), "/etc/xcat".to_owned()];
+        for part in self.manifest.parts.iter().filter(|part| part.name == STAGED_PART) {
+            include.extend(part.roots.iter().map(|root| literal(&root.real.bytes())));
+        }
+        let tables = self.snapshot.sources.iter().filter(|source| source.ends_with(b".sqlite"));
+        include.extend(tables.map(|source| literal(source)));
+        let choice = Choice {
+            include: Patterns::new(include)?,
+            exclude: Patterns::new(["/.xsnap/packages"])?,
+            ..Choice::default()
+        };
+        self.unpack(b"", &choice, open_folder(stage)?.as_fd(), threads, progress).map(drop)
+    }
+
     /// Brings what a folder of the snapshot holds, or one file, into an open folder. Nothing where the snapshot has no such
     /// path.
     ///
@@ -135,6 +162,15 @@ impl<'a> Brought<'a> {
         self.repository.mark_bad(&reader.take_bad_frames())?;
         done.map(Some)
     }
+}
+
+/// Opens a folder for bringing something into it.
+///
+/// # Errors
+/// `File` where that cannot be done.
+pub fn open_folder(folder: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(folder, flags, Mode::empty()).map_err(|e| Error::file("open", folder, e))
 }
 
 fn request(choice: &Choice, in_place: bool, threads: usize) -> RestoreRequest {

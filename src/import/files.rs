@@ -28,6 +28,8 @@ pub struct Told {
     pub done: Vec<String>,
     /// What was not, for people.
     pub failed: Vec<String>,
+    /// What failed is lacking where it is, and nothing else rests on it.
+    pub goes_on: bool,
 }
 
 /// Adds the users and groups that are not there. On return that is durable.
@@ -55,7 +57,7 @@ pub fn accounts(target: &Target<'_>, brought: &Brought<'_>) -> Result<Told> {
             target.write(path, after, mode)?;
         }
     }
-    Ok(Told { done, failed: Vec::new() })
+    Ok(Told { done, ..Told::default() })
 }
 
 /// The lock that all programs take that change accounts. See lckpwdf(3).
@@ -115,6 +117,7 @@ pub fn place(
         told.failed.push(format!("{} files could not be put back exactly; each was told", done.problems));
     }
     told.failed.extend(relabel(target, placement));
+    told.goes_on = done.problems == 0;
     Ok(told)
 }
 

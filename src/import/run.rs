@@ -1,11 +1,10 @@
 //! An import: planned, then done step after step by its journal, then reported.
 
 use crate::{
-    archive::filter::Patterns,
     error::{Error, Result},
     import::{
         asked::Asked,
-        brought::{Brought, Choice, literal},
+        brought::{Brought, Choice, open_folder},
         files::{self, Told},
         install,
         journal::{Journal, State},
@@ -26,18 +25,10 @@ use crate::{
     mn::{csv_folder::LOGS, mounts::Mounts, recalled, tables::Tables},
     progress::Progress,
 };
-use rustix::fs::{Mode, OFlags};
-use std::{
-    collections::BTreeSet,
-    os::fd::{AsFd, OwnedFd},
-    path::Path,
-    time::Instant,
-};
+use std::{collections::BTreeSet, os::fd::AsFd, path::Path, time::Instant};
 
 /// Where packages stay, below the import's own folder.
 const PACKAGES: &str = "packages";
-/// What the database of an import needs in its stage beside the tables.
-const STAGED_PART: &str = "database-server";
 
 /// An import that can be planned and done.
 #[derive(Debug)]
@@ -70,7 +61,7 @@ impl<'a> Import<'a> {
             return Err(Error::Usage(format!("the snapshot has no part {part}; its parts are: {}", known.join(", "))));
         }
         let placement = Placement::of(&brought.manifest, asked, &Mounts::of(target.machine));
-        bring_to_stage(brought, stage, asked.threads, progress)?;
+        brought.stage(stage, asked.threads, progress)?;
         let names: BTreeSet<String> = brought.manifest.database.tables.iter().map(|table| table.name.clone()).collect();
         let (tables, _) = recalled::tables(brought.repository, brought.snapshot, &names)?;
         let snapshot = brought.snapshot.id.short();
@@ -115,7 +106,7 @@ impl<'a> Import<'a> {
 
     fn unpack_packages(&self, folder: &Path, progress: &dyn Progress) -> Result<u64> {
         std::fs::create_dir_all(folder).map_err(|e| Error::file("make", folder, e))?;
-        let into = open(folder)?;
+        let into = open_folder(folder)?;
         let choice = Choice::default();
         let done = self.brought.unpack(b"/.xsnap/packages", &choice, into.as_fd(), self.asked.threads, progress)?;
         match done {
@@ -250,18 +241,21 @@ impl<'a> Import<'a> {
             cluster: self.brought.manifest.cluster.name.clone(),
             ..Report::default()
         };
+        // Once a step has to be done, those after it rest on it and are done again.
+        let mut is_new = false;
         for step in STEPS {
             if progress.stop_wanted() {
                 return Err(Error::Interrupted);
             }
-            let started = Instant::now();
+            let (started, mut may_go_on) = (Instant::now(), false);
             let mut entry =
                 StepReport { step: step.word(), state: "done", told: Vec::new(), failed: Vec::new(), milliseconds: 0 };
             if let Some(why) = self.asked.leaves_out(step) {
                 (entry.state, entry.told) = ("left out", vec![why]);
-            } else if self.was_done(step, journal) {
+            } else if !is_new && self.was_done(step, journal) {
                 entry.state = "done before";
             } else {
+                is_new = true;
                 journal.record(step, State::Begun, Vec::new())?;
                 progress.tell(crate::progress::Event::Path(step.word().as_bytes()));
                 let told = match self.step(step, &mut report, progress) {
@@ -269,13 +263,14 @@ impl<'a> Import<'a> {
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
                     Err(e) => Told { failed: vec![chain(&e)], ..Told::default() },
                 };
+                may_go_on = told.goes_on;
                 (entry.told, entry.failed) = (told.done, told.failed);
                 let state = if entry.failed.is_empty() { State::Done } else { State::Failed };
                 entry.state = if state == State::Done { "done" } else { "failed" };
                 journal.record(step, state, entry.failed.clone())?;
                 entry.milliseconds = milliseconds(started);
             }
-            let has_failed = entry.state == "failed" && step.stops() && step != Step::Files;
+            let has_failed = entry.state == "failed" && step.stops() && !may_go_on;
             report.steps.push(entry);
             if has_failed {
                 report.stopped = true;
@@ -334,6 +329,15 @@ impl<'a> Import<'a> {
             Step::Verify => self.verify(),
             Step::Stop => {
                 let mut told = in_words(services::stop(target, XCAT_PORT));
+                if self.asked.no_start {
+                    // The packages have seen to it that their daemons start.
+                    for unit in undo::enabled_since(target)? {
+                        match target.run("systemctl", ["disable", unit.as_str()]) {
+                            Ok(_) => told.done.push(format!("disabled {unit}, which the installation has enabled")),
+                            Err(why) => told.failed.push(why),
+                        }
+                    }
+                }
                 if told.failed.is_empty() {
                     let kept = Kept::Installed;
                     told.done.extend(undo::keep(target, kept, &self.roots(), &self.snapshot, self.asked, progress)?);
@@ -351,7 +355,7 @@ impl<'a> Import<'a> {
             Step::Start => Ok(in_words(regenerate::start_daemon(target, manifest))),
             Step::Services => {
                 let (done, failed) = services::settle(target, &manifest.units);
-                Ok(Told { done, failed })
+                Ok(Told { done, failed, ..Told::default() })
             }
             Step::Proof => self.proof(report, progress),
             _ => Ok(regenerate::run(target, step, manifest, &self.tables)),
@@ -439,37 +443,18 @@ impl<'a> Import<'a> {
         report.again = proof::left_out(self.target, manifest);
         let failed = report.proof.iter().filter(|check| check.holds == Some(false));
         let failed: Vec<String> = failed.map(|check| format!("{}: {}", check.what, check.found)).collect();
-        Ok(Told { done: vec![format!("{} checks", report.proof.len())], failed })
+        Ok(Told { done: vec![format!("{} checks", report.proof.len())], failed, ..Told::default() })
     }
-}
-
-/// Brings what the database needs into the stage: everything of the snapshot's own but the packages, xCAT's folder, and the
-/// settings of the database server.
-fn bring_to_stage(brought: &Brought<'_>, stage: &Path, threads: usize, progress: &dyn Progress) -> Result<()> {
-    let mut include = vec!["/.xsnap".to_owned(), "/etc/xcat".to_owned()];
-    for part in brought.manifest.parts.iter().filter(|part| part.name == STAGED_PART) {
-        include.extend(part.roots.iter().map(|root| literal(&root.real.bytes())));
-    }
-    let tables = brought.snapshot.sources.iter().filter(|source| source.ends_with(b".sqlite"));
-    include.extend(tables.map(|source| literal(source)));
-    let choice =
-        Choice { include: Patterns::new(include)?, exclude: Patterns::new(["/.xsnap/packages"])?, ..Choice::default() };
-    brought.unpack(b"", &choice, open(stage)?.as_fd(), threads, progress).map(drop)
-}
-
-fn open(folder: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(folder, flags, Mode::empty()).map_err(|e| Error::file("open", folder, e))
 }
 
 fn done(done: Vec<String>) -> Told {
-    Told { done, failed: Vec::new() }
+    Told { done, ..Told::default() }
 }
 
 fn in_words(outcome: std::result::Result<Vec<String>, String>) -> Told {
     match outcome {
-        Ok(done) => Told { done, failed: Vec::new() },
-        Err(why) => Told { done: Vec::new(), failed: vec![why] },
+        Ok(done) => Told { done, ..Told::default() },
+        Err(why) => Told { failed: vec![why], ..Told::default() },
     }
 }
 

@@ -58,9 +58,14 @@ impl Kept {
 
 /// What is kept beside the repository.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Notes {
     /// The snapshot that was imported.
     snapshot: String,
+    /// The word by which what was kept for this import is found.
+    token: String,
+    /// The import was taken back: what is kept for the next one is new.
+    undone: bool,
     /// Services, whether they start by themselves and whether they ran.
     units: Vec<(String, String, Option<bool>)>,
     /// Paths at which nothing was.
@@ -85,7 +90,10 @@ pub fn keep(
 ) -> Result<Vec<String>> {
     let folder = target.own("undo")?;
     let mut repository = open(&folder)?;
-    if state(&repository, kept, snapshot).is_some() {
+    let before = notes(&folder)?;
+    let is_new = before.snapshot != snapshot || before.undone;
+    let token = if is_new { format!("{snapshot}-{}", asked.now.seconds) } else { before.token };
+    if !is_new && state(&repository, kept, &token).is_some() {
         return Ok(vec!["it is kept already".into()]);
     }
     let (mut sources, mut absent) = (BTreeSet::new(), BTreeSet::new());
@@ -97,11 +105,13 @@ pub fn keep(
         }
         sources.extend(followed.links.into_iter().map(|link| link.path));
     }
-    let before = notes(&folder)?;
-    if kept == Kept::Before || before.snapshot != snapshot {
+    if is_new {
         let units = services(target.machine).units;
         let units = units.into_iter().map(|unit| (unit.name, unit.enabled, unit.active)).collect();
-        write_notes(&folder, &Notes { snapshot: snapshot.to_owned(), units, absent: Vec::new() })?;
+        write_notes(
+            &folder,
+            &Notes { snapshot: snapshot.to_owned(), token: token.clone(), units, ..Notes::default() },
+        )?;
     }
     if kept == Kept::Installed {
         let absent = absent.into_iter().collect();
@@ -112,7 +122,7 @@ pub fn keep(
         sources: sources.into_iter().collect(),
         host: b"this machine".to_vec(),
         time: asked.now,
-        tags: vec![kept.word().to_owned(), snapshot.to_owned()],
+        tags: vec![kept.word().to_owned(), token],
         label: format!("{} the import of {snapshot}", if kept == Kept::Before { "before" } else { "packages of" }),
         cluster: None,
         exclude: Patterns::default(),
@@ -151,9 +161,9 @@ fn open(folder: &Path) -> Result<Repository> {
     Repository::open(storage, Credentials::Ask(&|| Err(Error::PasswordNeeded)), Access::Write)
 }
 
-fn state<'r>(repository: &'r Repository, kept: Kept, snapshot: &str) -> Option<&'r Snapshot> {
+fn state<'r>(repository: &'r Repository, kept: Kept, token: &str) -> Option<&'r Snapshot> {
     let has = |s: &&Snapshot, tag: &str| s.tags.iter().any(|t| t == tag);
-    repository.snapshots().iter().rev().find(|s| has(s, kept.word()) && has(s, snapshot))
+    repository.snapshots().iter().rev().find(|s| has(s, kept.word()) && has(s, token))
 }
 
 fn notes(folder: &Path) -> Result<Notes> {
@@ -174,6 +184,17 @@ fn write_notes(folder: &Path, notes: &Notes) -> Result<()> {
     std::fs::File::open(&beside).and_then(|file| file.sync_all()).map_err(failed)?;
     std::fs::rename(&beside, &path).map_err(failed)?;
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+/// Services that start at boot by now and did not before the import.
+///
+/// # Errors
+/// `File` where what was kept cannot be read.
+pub fn enabled_since(target: &Target<'_>) -> Result<Vec<String>> {
+    let notes = notes(&target.own("undo")?)?;
+    let was = |name: &str| notes.units.iter().any(|(unit, enabled, _)| unit == name && enabled == "enabled");
+    let units = services(target.machine).units.into_iter();
+    Ok(units.filter(|unit| unit.enabled == "enabled" && !was(&unit.name)).map(|unit| unit.name).collect())
 }
 
 /// What an undo has done.
@@ -203,8 +224,8 @@ pub fn undo(target: &Target<'_>, asked: &Asked, progress: &dyn Progress) -> Resu
         return Err(nothing());
     }
     let (repository, notes) = (open(&folder)?, notes(&folder)?);
-    let before = state(&repository, Kept::Before, &notes.snapshot).ok_or_else(nothing)?;
-    let installed = state(&repository, Kept::Installed, &notes.snapshot);
+    let before = state(&repository, Kept::Before, &notes.token).ok_or_else(nothing)?;
+    let installed = state(&repository, Kept::Installed, &notes.token);
     let mut undone = Undone { snapshot: notes.snapshot.clone(), ..Undone::default() };
     if let Some(installed) = installed {
         put_back(target, &repository, installed, true, asked, progress, &mut undone)?;
@@ -214,6 +235,7 @@ pub fn undo(target: &Target<'_>, asked: &Asked, progress: &dyn Progress) -> Resu
     }
     put_back(target, &repository, before, false, asked, progress, &mut undone)?;
     settle(target, &notes, &mut undone);
+    write_notes(&folder, &Notes { undone: true, ..notes })?;
     Ok(undone)
 }
 

@@ -206,6 +206,7 @@ fn a_drill_starts_nothing_and_makes_nothing_anew() {
         calls.iter().filter(|call| ["start", "enable"].iter().any(|verb| call.split(' ').any(|word| word == *verb)));
     assert_eq!(started.count(), 0, "{calls:?}");
     assert_eq!(bare.sh("systemctl is-active xcatd || true"), "inactive\n");
+    assert_eq!(bare.sh("systemctl is-enabled xcatd || true"), "disabled\n");
 }
 
 #[test]

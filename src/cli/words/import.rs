@@ -114,8 +114,8 @@ Exit codes: 0 all of it holds, 3 something does not and was told, 1 a step faile
 before anything was changed.
 
 Examples:
-  xsnap --repo /media/usb import latest --dry-run
-  xsnap --repo /media/usb import latest
-  xsnap --repo /media/usb import latest --cluster acme --take-name
-  xsnap --repo /media/usb import latest --only files
+  xsnap import latest --dry-run --repo /media/usb
+  xsnap import latest --repo /media/usb
+  xsnap import latest --cluster acme --take-name --repo /media/usb
+  xsnap import latest --only files --repo /media/usb
   xsnap import --undo";
