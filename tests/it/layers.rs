@@ -10,6 +10,8 @@ type Source = (String, String);
 
 /// The longest that a file may be before its unit tests.
 const MAX_LINES: usize = 500;
+/// The floor plan has three lines for each file and nothing else: it grows with the house.
+const MAX_PLAN_LINES: usize = 700;
 
 #[test]
 fn every_file_uses_only_what_is_below_it() {
@@ -132,8 +134,9 @@ impl Checked<'_> {
 
     fn is_short(&self, found: &mut Vec<String>) {
         let lines = self.text.lines().count().min(self.tests_line());
-        if lines > MAX_LINES {
-            found.push(format!("{}: {lines} lines before its tests, more than {MAX_LINES}", self.path));
+        let most = if self.path == "src/lib.rs" { MAX_PLAN_LINES } else { MAX_LINES };
+        if lines > most {
+            found.push(format!("{}: {lines} lines before its tests, more than {most}", self.path));
         }
     }
 
