@@ -3,7 +3,11 @@
 //! The C library asks whatever the machine is set up to ask. A static program does not: its C library would load code that
 //! another version of itself was built with, or find none. It reads the files, as a rescue system has them.
 
-use std::{path::Path, sync::OnceLock};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// The accounts of a file of the form of /etc/passwd or /etc/group: names and numbers, in their order.
 #[derive(Debug, Default)]
@@ -40,20 +44,43 @@ impl Accounts {
 
 const IS_STATIC: bool = cfg!(target_feature = "crt-static");
 
-fn users() -> &'static Accounts {
-    static USERS: OnceLock<Accounts> = OnceLock::new();
-    USERS.get_or_init(|| Accounts::of_file(Path::new("/etc/passwd")))
+static USERS: Known = Known::new("/etc/passwd");
+static GROUPS: Known = Known::new("/etc/group");
+
+/// What tells one state of a file from another.
+type Stamp = (u64, u64, i64, i64, i64, i64);
+
+/// The accounts of a file; read again once it has changed, for packages and imports add some while this runs.
+struct Known {
+    path: &'static str,
+    read: Mutex<Option<(Option<Stamp>, Arc<Accounts>)>>,
 }
 
-fn groups() -> &'static Accounts {
-    static GROUPS: OnceLock<Accounts> = OnceLock::new();
-    GROUPS.get_or_init(|| Accounts::of_file(Path::new("/etc/group")))
+impl Known {
+    const fn new(path: &'static str) -> Self {
+        Self { path, read: Mutex::new(None) }
+    }
+
+    fn get(&self) -> Arc<Accounts> {
+        let stamp = std::fs::metadata(self.path)
+            .ok()
+            .map(|m| (m.ino(), m.size(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()));
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*read {
+            Some((known, accounts)) if *known == stamp => Arc::clone(accounts),
+            _ => {
+                let accounts = Arc::new(Accounts::of_file(Path::new(self.path)));
+                *read = Some((stamp, Arc::clone(&accounts)));
+                accounts
+            }
+        }
+    }
 }
 
 /// What this machine calls a user of this number.
 pub fn user_name(uid: u32) -> Option<Vec<u8>> {
     if IS_STATIC {
-        return users().name(uid).map(<[u8]>::to_vec);
+        return USERS.get().name(uid).map(<[u8]>::to_vec);
     }
     nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name.into_bytes())
 }
@@ -61,7 +88,7 @@ pub fn user_name(uid: u32) -> Option<Vec<u8>> {
 /// What this machine calls a group of this number.
 pub fn group_name(gid: u32) -> Option<Vec<u8>> {
     if IS_STATIC {
-        return groups().name(gid).map(<[u8]>::to_vec);
+        return GROUPS.get().name(gid).map(<[u8]>::to_vec);
     }
     nix::unistd::Group::from_gid(gid.into()).ok().flatten().map(|group| group.name.into_bytes())
 }
@@ -69,7 +96,7 @@ pub fn group_name(gid: u32) -> Option<Vec<u8>> {
 /// The number of a user on this machine.
 pub fn uid(name: &str) -> Option<u32> {
     if IS_STATIC {
-        return users().number(name.as_bytes());
+        return USERS.get().number(name.as_bytes());
     }
     Some(nix::unistd::User::from_name(name).ok()??.uid.as_raw())
 }
@@ -77,7 +104,7 @@ pub fn uid(name: &str) -> Option<u32> {
 /// The number of a group on this machine.
 pub fn gid(name: &str) -> Option<u32> {
     if IS_STATIC {
-        return groups().number(name.as_bytes());
+        return GROUPS.get().number(name.as_bytes());
     }
     Some(nix::unistd::Group::from_name(name).ok()??.gid.as_raw())
 }
@@ -85,6 +112,19 @@ pub fn gid(name: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn accounts_that_were_added_meanwhile_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passwd");
+        std::fs::write(&path, "root:x:0:0::/root:/bin/sh\n").unwrap();
+        let known = Known::new(Box::leak(path.to_str().unwrap().to_owned().into_boxed_str()));
+        assert_eq!((known.get().number(b"root"), known.get().number(b"conserver")), (Some(0), None));
+        let beside = dir.path().join("new");
+        std::fs::write(&beside, "root:x:0:0::/root:/bin/sh\nconserver:x:990:990::/:/bin/false\n").unwrap();
+        std::fs::rename(beside, path).unwrap();
+        assert_eq!(known.get().number(b"conserver"), Some(990));
+    }
 
     #[test]
     fn accounts_are_read_as_the_c_library_reads_them() {
@@ -104,8 +144,8 @@ mod tests {
     /// Where the machine asks its files first, both ways know the same.
     #[test]
     fn the_files_know_what_the_c_library_knows_of_root() {
-        assert_eq!(users().name(0).map(<[u8]>::to_vec), user_name(0));
-        assert_eq!(groups().name(0).map(<[u8]>::to_vec), group_name(0));
-        assert_eq!((users().number(b"root"), groups().number(b"root")), (uid("root"), gid("root")));
+        assert_eq!(USERS.get().name(0).map(<[u8]>::to_vec), user_name(0));
+        assert_eq!(GROUPS.get().name(0).map(<[u8]>::to_vec), group_name(0));
+        assert_eq!((USERS.get().number(b"root"), GROUPS.get().number(b"root")), (uid("root"), gid("root")));
     }
 }
