@@ -446,6 +446,9 @@ pub mod import {
     /// Which path of a snapshot goes where.
     pub mod placement;
 
+    /// Files put in place so that each is the old or the new one.
+    pub mod placed;
+
     /// The machine that becomes the management node.
     pub mod target;
 
@@ -472,9 +475,6 @@ pub mod import {
 
     /// Captured configuration that no table explains.
     pub mod unexplained;
-
-    /// Files put in place so that each is the old or the new one.
-    pub mod placed;
 
     /// What is asked of the database, and what came of it.
     pub mod load_asked;

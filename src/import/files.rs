@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     import::{
-        brought::{Brought, Choice},
+        brought::{Brought, Choice, open_folder},
         merged::{self, AccountFiles},
         placement::{BESIDE, Placement},
         target::Target,
@@ -148,20 +148,16 @@ fn beside(
     let Some(entry) = brought.find(path)? else { return Ok(None) };
     let at = target.live(&target.inside().follow_to(&beside_of(path)).path);
     let choice = Choice { by_name, ..Choice::default() };
-    let open = |at: &Path| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(at, flags, Mode::empty()).map_err(|e| Error::file("open", at, e))
-    };
     let is_folder = matches!(entry.node, Node::Folder { .. });
     if is_folder {
         std::fs::create_dir_all(&at).map_err(|e| Error::file("make", &at, e))?;
-        let done = brought.unpack(path, &choice, open(&at)?.as_fd(), threads, progress)?;
+        let done = brought.unpack(path, &choice, open_folder(&at)?.as_fd(), threads, progress)?;
         return Ok(done.map(|done| done.problems));
     }
     // One file goes into a folder under its own name, and from there beside its place.
     let folder = at.with_extension("xsnap-new");
     std::fs::create_dir_all(&folder).map_err(|e| Error::file("make", &folder, e))?;
-    let done = brought.unpack(path, &choice, open(&folder)?.as_fd(), threads, progress)?;
+    let done = brought.unpack(path, &choice, open_folder(&folder)?.as_fd(), threads, progress)?;
     let name = std::ffi::OsStr::from_bytes(path.rsplit(|b| *b == b'/').next().unwrap_or_default());
     let moved = match std::fs::rename(folder.join(name), &at) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),

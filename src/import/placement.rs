@@ -13,7 +13,6 @@ use crate::{
     mn::{
         manifest::{Manifest, PartWords},
         mounts::Mounts,
-        sqlite::is_of_a_table,
     },
 };
 use std::collections::BTreeSet;
@@ -192,11 +191,6 @@ pub fn known_parts(manifest: &Manifest) -> BTreeSet<String> {
 /// Whether the tables are wanted.
 pub fn wants_tables(asked: &Asked) -> bool {
     !asked.skip_db && asked.wants("database")
-}
-
-/// Whether a name in `/etc/xcat` belongs to the tables.
-pub fn is_table_file(name: &[u8]) -> bool {
-    is_of_a_table(name)
 }
 
 /// What of the captured file systems is none here, of those that hold captured files.

@@ -2,22 +2,23 @@
 
 use crate::{
     error::{Error, Result},
+    import::{
+        brought::open_folder,
+        placed::{live, make_folder, put},
+    },
     mn::{
         host::{Order, Outcome},
         inside::Inside,
         machine::Machine,
     },
 };
-use rustix::fs::{Mode, OFlags};
 use std::{
     ffi::OsStr,
-    fs::{File, OpenOptions},
-    io::{self, Write},
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -46,9 +47,7 @@ impl<'a> Target<'a> {
     /// # Errors
     /// `File` where its root cannot be opened.
     pub fn open(machine: &'a Machine<'a>) -> Result<Self> {
-        let base = machine.inside.base();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(base, flags, Mode::empty()).map_err(|e| Error::file("open", base, e))?;
+        let root = open_folder(machine.inside.base())?;
         Ok(Self { machine, root, others: Mutex::new(Duration::ZERO) })
     }
 
@@ -136,34 +135,9 @@ impl<'a> Target<'a> {
     /// # Errors
     /// `File` where it cannot be written.
     pub fn write(&self, path: &[u8], bytes: &[u8], mode: u32) -> Result<()> {
-        let at = self.live(&self.inside().follow(path).path);
-        let failed = |e| Error::file("write", &at, e);
-        let folder = at.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        std::fs::create_dir_all(folder).map_err(failed)?;
-        let beside = folder.join(format!(".xsnap-{}", at.file_name().map(OsStr::to_string_lossy).unwrap_or_default()));
-        let written = write_beside(&beside, bytes, mode, &at).and_then(|()| std::fs::rename(&beside, &at));
-        if written.is_err() {
-            // What is not finished goes; the error that counts is the first one.
-            let _ = std::fs::remove_file(&beside);
-        }
-        written.map_err(failed)?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+        let at = live(self.inside(), path);
+        at.parent().map_or(Ok(()), make_folder)?;
+        let mode = at.symlink_metadata().map_or(mode, |there| there.mode() & 0o7777);
+        put(&at, bytes, mode)
     }
-}
-
-fn write_beside(beside: &Path, bytes: &[u8], mode: u32, at: &Path) -> io::Result<()> {
-    match std::fs::remove_file(beside) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
-    file.write_all(bytes)?;
-    match at.symlink_metadata() {
-        Ok(there) => {
-            std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()))?;
-            file.set_permissions(std::fs::Permissions::from_mode(there.mode() & 0o7777))?;
-        }
-        Err(_) => file.set_permissions(std::fs::Permissions::from_mode(mode))?,
-    }
-    file.sync_all()
 }

@@ -13,7 +13,7 @@ use crate::{
         restore::restore,
     },
     error::{Error, Result},
-    import::{asked::Asked, target::Target},
+    import::{asked::Asked, placed::put, target::Target},
     mn::units::services,
     progress::Progress,
     repo::{
@@ -177,13 +177,8 @@ fn notes(folder: &Path) -> Result<Notes> {
 
 fn write_notes(folder: &Path, notes: &Notes) -> Result<()> {
     let path = folder.join(NOTES);
-    let failed = |e: std::io::Error| Error::file("write", &path, e);
-    let bytes = serde_json::to_vec(notes).map_err(|e| failed(e.into()))?;
-    let beside = path.with_extension("new");
-    std::fs::write(&beside, bytes).map_err(failed)?;
-    std::fs::File::open(&beside).and_then(|file| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&beside, &path).map_err(failed)?;
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    let bytes = serde_json::to_vec(notes).map_err(|e| Error::file("write", &path, std::io::Error::from(e)))?;
+    put(&path, &bytes, 0o600)
 }
 
 /// Services that start at boot by now and did not before the import.

@@ -27,35 +27,6 @@ const USUAL_ZONES: [&str; 9] = [
     "1.0.0.127.in-addr.arpa",
     "localdomain",
 ];
-/// Statements of dhcpd.conf that `makedhcp -n` writes (`dhcp.pm`), or that mean nothing by themselves.
-const USUAL_STATEMENTS: [&str; 26] = [
-    "option",
-    "next-server",
-    "filename",
-    "if",
-    "elsif",
-    "else",
-    "}",
-    "#",
-    "key",
-    "omapi-key",
-    "omapi-port",
-    "authoritative",
-    "ddns-update-style",
-    "ddns-domainname",
-    "ddns-rev-domainname",
-    "update-static-leases",
-    "class",
-    "match",
-    "subnet",
-    "range",
-    "max-lease-time",
-    "min-lease-time",
-    "default-lease-time",
-    "zone",
-    "shared-network",
-    "primary",
-];
 /// Names of options that `makedhcp -n` writes.
 const USUAL_OPTIONS: [&str; 22] = [
     "client-architecture",
@@ -154,7 +125,6 @@ pub fn dhcp(file: &str, text: &str, tables: &Tables) -> Vec<Unexplained> {
             "subnet" if !nets.contains(second) && !second.starts_with("127.") => format!("the subnet {second}"),
             "option" if !USUAL_OPTIONS.contains(&second) => format!("the option {second}"),
             "host" | "group" | "pool" | "include" | "failover" => format!("{first} {}", second.trim_matches('{')),
-            word if USUAL_STATEMENTS.contains(&word) || word.starts_with('}') || word.starts_with('{') => continue,
             _ => continue,
         };
         found.insert(Unexplained { file: file.to_owned(), what: what.trim().to_owned() });
