@@ -452,6 +452,9 @@ pub mod import {
     /// The machine that becomes the management node.
     pub mod target;
 
+    /// Other packages than the snapshot's.
+    pub mod given;
+
     /// Which packages are installed, and the folders that they are in.
     pub mod supplied;
 

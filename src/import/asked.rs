@@ -1,7 +1,7 @@
 //! What an import is asked for.
 
 use crate::{error::Result, import::steps::Step, repo::tree::Time};
-use std::{collections::BTreeSet, path::PathBuf};
+use std::collections::BTreeSet;
 
 /// What becomes of captured configuration of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,10 +32,10 @@ pub struct Asked {
     pub no_start: bool,
     /// What becomes of captured configuration of services.
     pub configs: Configs,
-    /// A folder of other packages of xCAT than the snapshot's.
-    pub xcat_core: Option<PathBuf>,
-    /// A folder of other packages that xCAT needs than the snapshot's.
-    pub xcat_dep: Option<PathBuf>,
+    /// Other packages of xCAT than the snapshot's: a folder, a tarball or the URL of one.
+    pub xcat_core: Option<String>,
+    /// Other packages that xCAT needs than the snapshot's: a folder, a tarball or the URL of one.
+    pub xcat_dep: Option<String>,
     /// Take a snapshot that lacks something.
     pub accept_incomplete: bool,
     /// This host is a management node already, and is replaced.

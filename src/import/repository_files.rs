@@ -7,6 +7,7 @@
 use crate::{
     error::{Error, Result},
     import::{
+        placed::remove,
         supplied::{InstallRequest, PREFIX, Source, Supplied},
         target::Target,
     },
@@ -25,26 +26,37 @@ use std::{
 
 /// What is in the place of a repository of xCAT's, whatever it is called.
 const PLACES: [&str; 3] = ["xcat-core", "xcat-dep", "xcat.org"];
+/// How every repository file of an import begins.
+const FIRST_LINE: &str = "# Packages of a snapshot, for xCAT.";
 /// The name of the folder that one call of the manager gets, below that of the packages.
 const VIEW: &str = ".manager";
 
-/// Sets the repositories up: a file for each folder of packages, `xsnap-ID`. On return that is durable. What was written, for
-/// people.
+/// Sets the repositories up: a file for each folder of packages, `xsnap-ID`. Those of an earlier import go. On return that is
+/// durable. What was done, for people.
 ///
 /// # Errors
 /// Those of finding out what is at hand; `File` where a file cannot be written.
 pub fn write_repository_files(request: &InstallRequest<'_>) -> Result<Vec<String>> {
     let supplied = Supplied::of(request)?;
     let target = Target::open(request.machine)?;
-    let mut told = Vec::new();
+    let (mut told, mut own) = (Vec::new(), Vec::new());
+    let (folder, ending) = folder_of(supplied.family);
     for source in &supplied.sources {
-        let (folder, ending) = folder_of(supplied.family);
         let path = [folder, b"/", source.id.as_bytes(), ending].concat();
         let text = text_of(source, supplied.family);
         if target.read(&path)?.as_deref() != Some(text.as_bytes()) {
             target.write(&path, text.as_bytes(), 0o644)?;
         }
         told.push(format!("{} for {}", String::from_utf8_lossy(&path), String::from_utf8_lossy(&source.path)));
+        own.push(path);
+    }
+    for name in target.inside().names(folder).unwrap_or_default() {
+        let path = [folder, b"/", &name].concat();
+        let is_candidate = name.starts_with(PREFIX.as_bytes()) && name.ends_with(ending) && !own.contains(&path);
+        if is_candidate && target.read(&path)?.is_some_and(|text| text.starts_with(FIRST_LINE.as_bytes())) {
+            remove(&target.live(&path))?;
+            told.push(format!("{} is gone: it was of an earlier import", String::from_utf8_lossy(&path)));
+        }
     }
     Ok(told)
 }
@@ -64,16 +76,14 @@ fn text_of(source: &Source, family: Family) -> String {
     let own = match family {
         Family::Debian => {
             let (suite, components) = (&source.suite.0, source.suite.1.join(" "));
-            return format!(
-                "# Packages of a snapshot, for xCAT.\ndeb [trusted=yes] file:{path} {suite} {components}\n"
-            );
+            return format!("{FIRST_LINE}\ndeb [trusted=yes] file:{path} {suite} {components}\n");
         }
         Family::Sles => "type=rpm-md\nautorefresh=0\n",
         // Modules of the distributor's do not hide what is of the same name here, and what was cached once does not count.
         Family::Rhel | Family::Unknown => "module_hotfixes=1\nmetadata_expire=1\n",
     };
     format!(
-        "# Packages of a snapshot, for xCAT.\n[{id}]\nname={id}\nbaseurl=file://{path}\nenabled=1\ngpgcheck=0\n\
+        "{FIRST_LINE}\n[{id}]\nname={id}\nbaseurl=file://{path}\nenabled=1\ngpgcheck=0\n\
          repo_gpgcheck=0\n{own}"
     )
 }

@@ -6,7 +6,7 @@ use crate::{
         asked::Asked,
         brought::{Brought, Choice, open_folder},
         files::{self, Told},
-        install,
+        given, install,
         journal::{Journal, State},
         load::{self, LoadRequest},
         placement::{Placement, known_parts, wants_tables},
@@ -22,7 +22,7 @@ use crate::{
         target::Target,
         undo::{self, Kept},
     },
-    mn::{csv_folder::LOGS, mounts::Mounts, recalled, tables::Tables},
+    mn::{csv_folder::LOGS, mounts::Mounts, packages::Part, recalled, tables::Tables},
     progress::Progress,
 };
 use std::{collections::BTreeSet, os::fd::AsFd, path::Path, time::Instant};
@@ -109,6 +109,9 @@ impl<'a> Import<'a> {
         let into = open_folder(folder)?;
         let choice = Choice::default();
         let done = self.brought.unpack(b"/.xsnap/packages", &choice, into.as_fd(), self.asked.threads, progress)?;
+        for (part, given) in self.given() {
+            given::bring(self.target.machine, part, given, folder, progress)?;
+        }
         match done {
             Some(done) if done.problems > 0 => Err(Error::file(
                 "unpack the packages of the snapshot to",
@@ -119,14 +122,14 @@ impl<'a> Import<'a> {
         }
     }
 
+    /// Other packages than the snapshot's that were named.
+    fn given(&self) -> impl Iterator<Item = (Part, &str)> {
+        let given = [(Part::Core, &self.asked.xcat_core), (Part::Dependency, &self.asked.xcat_dep)];
+        given.into_iter().filter_map(|(part, given)| Some((part, given.as_deref()?)))
+    }
+
     fn install_request<'r>(&'r self, packages: &'r Path) -> InstallRequest<'r> {
-        InstallRequest {
-            machine: self.target.machine,
-            manifest: &self.brought.manifest,
-            packages,
-            xcat_core: self.asked.xcat_core.as_deref(),
-            xcat_dep: self.asked.xcat_dep.as_deref(),
-        }
+        InstallRequest { machine: self.target.machine, manifest: &self.brought.manifest, packages }
     }
 
     fn load_request<'r>(&'r self, own: &'r [String]) -> LoadRequest<'r> {
@@ -289,6 +292,10 @@ impl<'a> Import<'a> {
             return false;
         }
         match step {
+            // Other packages may have been named because those that were there could not be installed.
+            Step::Unpack if journal.state(Step::Install).is_none_or(|(state, _)| state != State::Done) => {
+                self.packages().exists() && self.given().next().is_none()
+            }
             Step::Unpack => self.packages().exists() || self.brought.manifest.packages.captured.is_empty(),
             Step::Install | Step::Verify => {
                 setup::verify(&self.install_request(&self.packages())).is_ok_and(|problems| problems.is_empty())

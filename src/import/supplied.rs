@@ -5,12 +5,13 @@
 
 use crate::{
     error::{Error, Result},
+    import::given::part_of,
     mn::{
         deb_file, index_deb, index_rpm,
         inside::Inside,
         machine::{Distribution, Family, Machine},
         manifest::{Manifest, PackageWords},
-        origin::{is_for, safe},
+        origin::safe,
         packages::{Part, part_of_xcat},
         repositories::{Kind, arch, stanzas},
         rpm_file::Rpm,
@@ -59,12 +60,8 @@ pub struct InstallRequest<'a> {
     pub machine: &'a Machine<'a>,
     /// What the captured node was.
     pub manifest: &'a Manifest,
-    /// Where the snapshot's folders of packages are: below the machine's root.
+    /// Where the folders of packages are, the snapshot's and those that were given: below the machine's root.
     pub packages: &'a Path,
-    /// A folder of other packages of xCAT than the snapshot's: below the machine's root.
-    pub xcat_core: Option<&'a Path>,
-    /// A folder of other packages that xCAT needs than the snapshot's: below the machine's root.
-    pub xcat_dep: Option<&'a Path>,
 }
 
 impl InstallRequest<'_> {
@@ -139,8 +136,7 @@ impl Supplied {
     /// Finds out what is to be installed, from which folders. Changes nothing.
     ///
     /// # Errors
-    /// `Usage` where the machine's distribution is not known, or a given folder holds no packages for it; `File` where a
-    /// folder cannot be read.
+    /// `Usage` where the machine's distribution is not known; `File` where a folder cannot be read.
     pub fn of(request: &InstallRequest<'_>) -> Result<Self> {
         let distribution = request.machine.distribution();
         let kind = match distribution.family {
@@ -154,7 +150,7 @@ impl Supplied {
                 )));
             }
         };
-        let read = folders(request, kind, &distribution)?;
+        let read = folders(request, kind)?;
         let mut notes = Vec::new();
         let mut packages = chosen(request, kind, &distribution, &read, &mut notes);
         let known: BTreeSet<String> = packages.iter().map(|package| package.name().to_owned()).collect();
@@ -178,7 +174,7 @@ impl Supplied {
 }
 
 /// The folders that packages are taken from.
-fn folders(request: &InstallRequest<'_>, kind: Kind, distribution: &Distribution) -> Result<Vec<Read>> {
+fn folders(request: &InstallRequest<'_>, kind: Kind) -> Result<Vec<Read>> {
     let inside = &request.machine.inside;
     let mut read = Vec::new();
     let packages = request.seen(request.packages)?;
@@ -191,42 +187,11 @@ fn folders(request: &InstallRequest<'_>, kind: Kind, distribution: &Distribution
         let path = [&packages, &b"/"[..], &name].concat();
         let Some(form) = stock::recognize(inside, &path) else { continue };
         if (form == Form::RpmMd) == (kind == Kind::Rpm) && form != Form::Plain {
-            let id = format!("{PREFIX}{}", safe(&String::from_utf8_lossy(&name)));
-            read.push(read_folder(inside, id, path, &form, None)?);
-        }
-    }
-    let given = [(request.xcat_core, "xcat-core", Part::Core), (request.xcat_dep, "xcat-dep", Part::Dependency)];
-    for (path, name, part) in given.into_iter().filter_map(|(path, name, part)| Some((path?, name, part))) {
-        let refuse = |why: &str| Error::Usage(format!("--{name} {}: {why}", path.display()));
-        let found = stock::find(inside, &request.seen(path)?).into_iter();
-        let found = found.filter(|(path, form)| {
-            let fits = is_for(path, distribution) != Some(false) && is_of_arch(path, inside);
-            fits && (*form == Form::RpmMd) == (kind == Kind::Rpm)
-        });
-        let mut found: Vec<_> = found.collect();
-        if found.iter().any(|(_, form)| *form == Form::Plain) {
-            return Err(refuse(
-                "its packages have no metadata: make it (createrepo_c DIR, or apt-ftparchive packages)",
-            ));
-        }
-        found.sort_by(|(one, _), (other, _)| one.cmp(other));
-        if found.is_empty() {
-            return Err(refuse(&format!("no packages for {} are in it or below it", distribution.name)));
-        }
-        for (number, (path, form)) in found.into_iter().enumerate() {
-            let id = if number == 0 { String::new() } else { format!("-{}", number + 1) };
-            let id = format!("{PREFIX}given-{name}{id}");
-            read.push(read_folder(inside, id, path, &form, Some(part))?);
+            let name = String::from_utf8_lossy(&name).into_owned();
+            read.push(read_folder(inside, format!("{PREFIX}{}", safe(&name)), path, &form, part_of(&name))?);
         }
     }
     Ok(read)
-}
-
-/// Whether the last name of a path is no other machine's architecture.
-fn is_of_arch(path: &[u8], inside: &Inside) -> bool {
-    const ARCHES: [&[u8]; 5] = [b"x86_64", b"ppc64", b"ppc64le", b"aarch64", b"i386"];
-    let last = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-    !ARCHES.contains(&last) || arch(inside).is_none_or(|arch| arch.as_bytes() == last)
 }
 
 fn read_folder(inside: &Inside, id: String, path: Vec<u8>, form: &Form, given: Option<Part>) -> Result<Read> {

@@ -187,7 +187,8 @@ impl<'a> Search<'a> {
                 }
             }
             let into = self.staging.join("unpacked").join(id);
-            tarball::unpack(&path, &into, &self.names, self.progress).map_err(|e| {
+            let is_wanted = |path: &str| self.names.may_be(tarball::name_of(path));
+            tarball::unpack(&path, &into, &is_wanted, self.progress).map_err(|e| {
                 match self.progress.stop_wanted() {
                     true => Error::Interrupted,
                     false => Error::file("unpack", path, e),

@@ -28,19 +28,24 @@ pub fn is_tarball(name: &str) -> bool {
         .any(|e| name.ends_with(e))
 }
 
-/// Unpacks the metadata of a tarball and the packages in it that may be wanted into `into`, which is made. Nothing is
-/// synced: it is for the time of a capture.
+/// Unpacks the metadata of a tarball, and what else in it is wanted by its path, into `into`, which is made. Nothing is
+/// synced.
 ///
 /// # Errors
 /// `InvalidData` where it is damaged or hostile; else what reading and writing say.
-pub fn unpack(tarball: &Path, into: &Path, names: &Names, progress: &dyn Progress) -> io::Result<()> {
+pub fn unpack(
+    tarball: &Path,
+    into: &Path,
+    is_wanted: &dyn Fn(&str) -> bool,
+    progress: &dyn Progress,
+) -> io::Result<()> {
     std::fs::create_dir_all(into)?;
     let (mut metadata_bytes, mut metadata_files) = (0_u64, 0_usize);
     each(tarball, |path, content, size_bytes| {
         if progress.stop_wanted() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        if !names.may_be(name_of(path)) {
+        if !is_wanted(path) {
             if !is_metadata(path) {
                 return Ok(());
             }
@@ -80,7 +85,8 @@ pub fn list(tarball: &Path, names: &Names) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-fn name_of(path: &str) -> &str {
+/// The last name of a path.
+pub fn name_of(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
 }
 
@@ -143,6 +149,10 @@ mod tests {
         Names::of(&[one])
     }
 
+    fn wanted(path: &str) -> bool {
+        names().may_be(name_of(path))
+    }
+
     #[test]
     fn only_metadata_and_what_is_wanted_is_unpacked_and_no_links() {
         let (dir, path) = made(|tar| {
@@ -158,7 +168,7 @@ mod tests {
         });
         assert_eq!(list(&path, &names()).unwrap().len(), 3);
         let into = dir.path().join("into");
-        unpack(&path, &into, &names(), &Silent).unwrap();
+        unpack(&path, &into, &wanted, &Silent).unwrap();
         assert_eq!(std::fs::read(into.join("core/a-1-1.noarch.rpm")).unwrap(), b"first");
         assert!(into.join("core/repodata/repomd.xml").exists() && !into.join("core/b-1-1.noarch.rpm").exists());
         assert!(!into.join("core/link").is_symlink() && !Path::new("/etc/a-1-2.noarch.rpm").exists());
@@ -168,12 +178,12 @@ mod tests {
     fn a_tarball_that_leads_out_of_its_folder_or_is_cut_is_refused() {
         for hostile in ["../a-1-1.noarch.rpm", "/tmp/a-1-1.noarch.rpm", "x/../../a-1-1.noarch.rpm"] {
             let (dir, path) = made(|tar| file(tar, hostile, b"x"));
-            assert!(unpack(&path, &dir.path().join("into/deep"), &names(), &Silent).is_err(), "{hostile}");
+            assert!(unpack(&path, &dir.path().join("into/deep"), &wanted, &Silent).is_err(), "{hostile}");
             assert!(!dir.path().join("into/a-1-1.noarch.rpm").exists());
         }
         let (dir, path) = made(|tar| file(tar, "a-1-1.noarch.rpm", &[7; 100_000]));
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-        assert!(unpack(&path, &dir.path().join("into"), &names(), &Silent).is_err());
+        assert!(unpack(&path, &dir.path().join("into"), &wanted, &Silent).is_err());
     }
 }

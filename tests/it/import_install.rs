@@ -4,7 +4,6 @@
 use crate::support::{
     bare::{Bare, Entered},
     inner::{Inner, USB},
-    program::copy,
     roots::{CORE, DEPENDENCIES, apt_root, rpm_root},
     standin::run,
 };
@@ -16,12 +15,14 @@ use std::{
 };
 use xsnap::{
     import::{
+        given::bring,
         install::{install, simulate},
         repository_files::write_repository_files,
         setup::{repair, verify},
         supplied::{InstallRequest, Supplied},
     },
-    mn::{machine::Machine, manifest::Manifest},
+    mn::{machine::Machine, manifest::Manifest, packages::Part},
+    progress::Silent,
 };
 
 /// Where the packages stay.
@@ -85,7 +86,7 @@ impl Scene {
     fn with<T>(&self, work: impl FnOnce(&InstallRequest<'_>) -> T) -> T {
         let machine = Machine::running(self.bare.root.path(), &self.programs).unwrap();
         let (manifest, packages) = (&self.manifest, self.packages.as_path());
-        work(&InstallRequest { machine: &machine, manifest, packages, xcat_core: None, xcat_dep: None })
+        work(&InstallRequest { machine: &machine, manifest, packages })
     }
 
     fn verified(&self) -> Vec<String> {
@@ -110,7 +111,17 @@ fn are_installed_exactly(scene: &Scene, program: &str) {
     assert_eq!(scene.with(simulate).unwrap(), None);
     assert_eq!(scene.state(), before, "to ask is to change nothing");
 
+    let (folder, ending) = match program {
+        "dnf" => ("/etc/yum.repos.d", "repo"),
+        "zypper" => ("/etc/zypp/repos.d", "repo"),
+        _ => ("/etc/apt/sources.list.d", "list"),
+    };
+    let [old, own] = ["xsnap-old", "xsnap-own"].map(|name| scene.bare.at(&format!("{folder}/{name}.{ending}")));
+    fs::write(&old, "# Packages of a snapshot, for xCAT.\n").unwrap();
+    fs::write(&own, "# of the site\n").unwrap();
     scene.with(write_repository_files).unwrap();
+    assert!(!old.exists() && own.exists(), "what an earlier import has left goes, and nothing else");
+    fs::remove_file(own).unwrap();
     if program == "zypper" {
         let told = scene.with(install).unwrap();
         assert!(told[0].starts_with("zypper installed 12 packages"), "{told:?}");
@@ -151,7 +162,7 @@ fn what_is_missing_is_told(scene: &Scene, program: &str) {
     }
     let machine = Machine::running(scene.bare.root.path(), &scene.programs).unwrap();
     let packages = scene.packages.as_path();
-    let request = InstallRequest { machine: &machine, manifest: &manifest, packages, xcat_core: None, xcat_dep: None };
+    let request = InstallRequest { machine: &machine, manifest: &manifest, packages };
     let refused = simulate(&request).unwrap().unwrap();
     let word = match program {
         "dnf" => "No match for argument: xCAT-4:2.17.1-",
@@ -214,29 +225,51 @@ fn is_killed_and_done_again(scene: &Scene, program: &str) {
     assert_eq!(told.contains("xcatconfig -i: done"), program == "dnf", "{told}");
 }
 
-/// What is taken from the snapshot's own folders is taken from others instead.
+/// What is taken from the snapshot's own folders is taken from others instead: a folder that the machine does not see, and a
+/// tarball.
 fn other_packages_can_be_given(node: &Inner, scene: &Scene) {
-    let (core, dep) = (scene.bare.at("/srv/given/core"), scene.bare.at("/srv/given/dep"));
-    fs::create_dir_all(core.parent().unwrap()).unwrap();
-    copy(&node.root.at(CORE), &core);
-    copy(&node.root.at(DEPENDENCIES), &dep);
+    let apart = tempfile::tempdir().unwrap();
+    let tarball = apart.path().join("xcat-dep-linux.tar.bz2");
+    let (folder, core) = (node.root.at(DEPENDENCIES), node.root.at(CORE));
+    let parent = folder.parent().unwrap();
+    run(Command::new("tar").arg("-cjf").arg(&tarball).arg("-C").arg(parent).arg(folder.file_name().unwrap()));
     let aside = scene.packages.with_file_name("aside");
     fs::create_dir(&aside).unwrap();
     for folder in ["xcat-core", "xcat-dep"] {
         fs::rename(scene.packages.join(folder), aside.join(folder)).unwrap();
     }
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(&scene.packages).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
     scene.with(|request| {
         assert!(simulate(request).unwrap().unwrap().to_ascii_lowercase().contains("xcat"));
-        let given = InstallRequest { xcat_core: Some(&core), xcat_dep: Some(&dep), ..*request };
-        let supplied = Supplied::of(&given).unwrap();
+        let give = |part, given: &Path| {
+            bring(request.machine, part, given.to_str().unwrap(), &scene.packages, &Silent).map_err(|e| e.to_string())
+        };
+        let before = names();
+        for (given, reason) in [
+            (apart.path(), "no packages for"),
+            (Path::new("/nowhere"), "cannot open /nowhere"),
+            (Path::new("http://127.0.0.1/xcat-core"), "the URL of a tarball"),
+        ] {
+            let refused = give(Part::Core, given).unwrap_err();
+            assert!(refused.contains(reason), "{refused}");
+        }
+        assert_eq!(names(), before);
+        give(Part::Core, &core).unwrap();
+        give(Part::Dependency, &tarball).unwrap();
+        // Once more: what was brought before goes.
+        give(Part::Dependency, &tarball).unwrap();
+        let supplied = Supplied::of(request).unwrap();
         let ids: Vec<&str> = supplied.sources.iter().map(|source| source.id.as_str()).collect();
         assert_eq!(ids, ["xsnap-extra", "xsnap-given-xcat-core", "xsnap-given-xcat-dep"]);
-        assert_eq!((simulate(&given).unwrap(), supplied.notes.len()), (None, 0));
-        let nothing = InstallRequest { xcat_core: Some(&aside.join("none")), ..*request };
-        assert!(simulate(&nothing).unwrap_err().to_string().contains("no packages for"));
-        let outside = InstallRequest { xcat_core: Some(Path::new("/nowhere")), ..*request };
-        assert!(simulate(&outside).unwrap_err().to_string().contains("put a copy there"));
+        assert_eq!((simulate(request).unwrap(), supplied.notes.len()), (None, 0));
     });
+    for folder in ["given-xcat-core", "given-xcat-dep"] {
+        fs::remove_dir_all(scene.packages.join(folder)).unwrap();
+    }
     for folder in ["xcat-core", "xcat-dep"] {
         fs::rename(aside.join(folder), scene.packages.join(folder)).unwrap();
     }

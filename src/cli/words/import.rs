@@ -42,12 +42,12 @@ pub struct Import {
     /// of it would be lost; put it back; or make it anew whatever is lost
     #[arg(long, value_name = "WHAT", default_value = "ask")]
     pub configs: ConfigsWord,
-    /// A folder of other packages of xCAT than the snapshot's
-    #[arg(long, value_name = "DIR")]
-    pub xcat_core: Option<PathBuf>,
-    /// A folder of other packages that xCAT needs than the snapshot's
-    #[arg(long, value_name = "DIR")]
-    pub xcat_dep: Option<PathBuf>,
+    /// Other packages of xCAT than the snapshot's: a folder, a tarball, or the URL of a tarball; they are copied
+    #[arg(long, value_name = "PLACE")]
+    pub xcat_core: Option<String>,
+    /// Other packages that xCAT needs than the snapshot's: a folder, a tarball, or the URL of a tarball; they are copied
+    #[arg(long, value_name = "PLACE")]
+    pub xcat_dep: Option<String>,
     /// Import a snapshot that lacks something
     #[arg(long)]
     pub accept_incomplete: bool,
