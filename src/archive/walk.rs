@@ -32,7 +32,7 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     iter::Peekable,
     os::fd::{AsFd, OwnedFd},
@@ -111,6 +111,8 @@ pub struct Walker<'a> {
     items: Sender<Item>,
     jobs: Sender<Job>,
     open: OpenBatch,
+    /// What is left out: the paths of folders, and the names in each.
+    left_out: HashMap<&'a [u8], HashSet<&'a [u8]>>,
     links: HashMap<(u64, u64), Inode>,
     path: Vec<u8>,
     levels: Vec<Level<'a>>,
@@ -129,8 +131,14 @@ impl<'a> Walker<'a> {
         items: Sender<Item>,
         jobs: Sender<Job>,
     ) -> Self {
-        let (links, path, levels) = (HashMap::new(), Vec::new(), Vec::new());
-        Self { options, parent, owners, progress, items, jobs, open: OpenBatch::default(), links, path, levels }
+        let mut left_out: HashMap<&[u8], HashSet<&[u8]>> = HashMap::new();
+        for path in &options.view.left_out {
+            if let Some((folder, name)) = path.iter().rposition(|b| *b == b'/').map(|at| path.split_at(at)) {
+                left_out.entry(folder).or_default().insert(name.get(1..).unwrap_or_default());
+            }
+        }
+        let (open, links, path, levels) = (OpenBatch::default(), HashMap::new(), Vec::new(), Vec::new());
+        Self { options, parent, owners, progress, items, jobs, open, left_out, links, path, levels }
     }
 
     /// Walks from the root of the file system to everything that is planned. `parent` is the root of the snapshot to
@@ -274,16 +282,8 @@ impl<'a> Walker<'a> {
 
     /// Takes out what is left out of a folder. It is not even looked at: its file system may be one that never answers.
     fn drop_left_out(&mut self, names: &mut Vec<Vec<u8>>, plan: &Plan) -> Result<(), Ended> {
-        let (out, before, mut path) = (&self.options.view.left_out, names.len(), self.path.clone());
-        if out.is_empty() {
-            return Ok(());
-        }
-        names.retain(|name| {
-            path.truncate(self.path.len());
-            path.push(b'/');
-            path.extend_from_slice(name);
-            plan.names.contains_key(name) || !out.contains(&path)
-        });
+        let (Some(out), before) = (self.left_out.get(self.path.as_slice()), names.len()) else { return Ok(()) };
+        names.retain(|name| plan.names.contains_key(name) || !out.contains(name.as_slice()));
         if names.len() < before { self.tell(Item::LeftOut) } else { Ok(()) }
     }
 
