@@ -328,10 +328,7 @@ impl<'a> Import<'a> {
             }
             Step::Install => {
                 let folder = self.packages();
-                let began = Instant::now();
-                let told = install::install(&self.install_request(&folder)).map(done);
-                target.spent(began.elapsed());
-                told
+                install::install(&self.install_request(&folder)).map(done)
             }
             Step::Verify => self.verify(),
             Step::Stop => {
@@ -397,9 +394,7 @@ impl<'a> Import<'a> {
         let mut told = Told::default();
         let mut missing = setup::verify(&request)?;
         if !missing.is_empty() {
-            let began = Instant::now();
             told.done.extend(setup::repair(&request)?);
-            self.target.spent(began.elapsed());
             missing = setup::verify(&request)?;
         }
         told.failed = missing;

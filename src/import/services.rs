@@ -71,7 +71,7 @@ pub fn stop(target: &Target<'_>, port: u16) -> Result<Vec<String>, String> {
             told.push(format!("stopped {}", unit.name));
         }
     }
-    let is_closed = wait_until(|| !answers(port));
+    let is_closed = target.wait(|| wait_until(|| !answers(port)));
     if !is_closed {
         return Err(format!(
             "something still answers on port {port} {} seconds after xcatd was stopped: stop it (ss -ltnp), and run the \

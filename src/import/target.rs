@@ -7,7 +7,7 @@ use crate::{
         placed::{live, make_folder, put},
     },
     mn::{
-        host::{Order, Outcome},
+        host::{Order, Outcome, Timed},
         inside::Inside,
         machine::Machine,
     },
@@ -19,7 +19,6 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt},
     },
     path::PathBuf,
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -37,8 +36,8 @@ pub struct Target<'a> {
     pub machine: &'a Machine<'a>,
     /// Its root, open for writing below it.
     pub root: OwnedFd,
-    /// How long other programs have worked.
-    others: Mutex<Duration>,
+    /// Counts how long others have worked.
+    clock: Option<&'a Timed<'a>>,
 }
 
 impl<'a> Target<'a> {
@@ -48,7 +47,13 @@ impl<'a> Target<'a> {
     /// `File` where its root cannot be opened.
     pub fn open(machine: &'a Machine<'a>) -> Result<Self> {
         let root = open_folder(machine.inside.base())?;
-        Ok(Self { machine, root, others: Mutex::new(Duration::ZERO) })
+        Ok(Self { machine, root, clock: None })
+    }
+
+    /// As this, with what counts the time of the machine's programs: they are those that the machine was opened with.
+    #[must_use]
+    pub fn timed(self, clock: &'a Timed<'a>) -> Self {
+        Self { clock: Some(clock), ..self }
     }
 
     /// Its files.
@@ -72,7 +77,7 @@ impl<'a> Target<'a> {
         Ok(path)
     }
 
-    /// Runs one of its programs, and counts the time that it takes. What keeps it from being started, or how it failed, is
+    /// Runs one of its programs. What keeps it from being started, or how it failed, is
     /// the error.
     ///
     /// # Errors
@@ -91,10 +96,7 @@ impl<'a> Target<'a> {
     /// As `run`.
     pub fn order(&self, order: Order) -> std::result::Result<Outcome, String> {
         let name = order.program.to_string_lossy().into_owned();
-        let began = Instant::now();
-        let outcome = self.machine.programs().run(order);
-        self.spent(began.elapsed());
-        match outcome {
+        match self.machine.programs().run(order) {
             Ok(outcome) if outcome.is_good() => Ok(outcome),
             Ok(outcome) => {
                 // xCAT's commands complain on either of their outputs.
@@ -111,14 +113,17 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Counts time that others have worked.
-    pub fn spent(&self, time: Duration) {
-        *self.others.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += time;
+    /// Waits for something that others do; how that went.
+    pub fn wait<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = wait();
+        self.clock.into_iter().for_each(|clock| clock.add(began.elapsed()));
+        done
     }
 
     /// How long others have worked.
     pub fn others(&self) -> Duration {
-        *self.others.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.clock.map_or(Duration::ZERO, Timed::spent)
     }
 
     /// The bytes of a file; nothing where there is none.

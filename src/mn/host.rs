@@ -11,6 +11,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -111,6 +112,40 @@ pub trait Programs: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Where it cannot be started; `NotFound` where there is no such program. One that fails is no error.
     fn run(&self, order: Order) -> io::Result<Outcome>;
+}
+
+/// Programs whose time is counted: what the machine's own programs take is not what is spent here.
+#[derive(Debug)]
+pub struct Timed<'p> {
+    programs: &'p dyn Programs,
+    spent: Mutex<Duration>,
+}
+
+impl<'p> Timed<'p> {
+    /// Counts the time of these programs from now on.
+    pub fn new(programs: &'p dyn Programs) -> Self {
+        Self { programs, spent: Mutex::default() }
+    }
+
+    /// How long programs have worked, and what they have started was waited for.
+    pub fn spent(&self) -> Duration {
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts time for which what a program has started was waited for.
+    pub fn add(&self, time: Duration) {
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        *spent = spent.saturating_add(time);
+    }
+}
+
+impl Programs for Timed<'_> {
+    fn run(&self, order: Order) -> io::Result<Outcome> {
+        let began = Instant::now();
+        let outcome = self.programs.run(order);
+        self.add(began.elapsed());
+        outcome
+    }
 }
 
 /// This machine's own programs.

@@ -24,7 +24,7 @@ use xsnap::{
     },
     mn::{
         hooks::{self, Stage},
-        host::{ChrootPrograms, OwnPrograms, Programs},
+        host::{ChrootPrograms, OwnPrograms, Timed},
         machine::Machine,
         staging::Staging,
     },
@@ -45,12 +45,12 @@ pub fn import(session: &Session<'_>, words: &Words) -> Result<u8> {
     }
     let own = OwnPrograms;
     let inner = words.root.as_deref().map(|root| ChrootPrograms::new(root, own));
-    let programs: &dyn Programs = inner.as_ref().map_or(&own, |inner| inner);
+    let programs = Timed::new(inner.as_ref().map_or(&own, |inner| inner));
     let machine = match &words.root {
-        Some(root) => Machine::running(root, programs)?,
-        None => Machine::this(programs)?,
+        Some(root) => Machine::running(root, &programs)?,
+        None => Machine::this(&programs)?,
     };
-    let target = Target::open(&machine)?;
+    let target = Target::open(&machine)?.timed(&programs);
     if words.undo {
         return take_back(session, &target);
     }
