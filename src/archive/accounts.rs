@@ -77,36 +77,57 @@ impl Known {
     }
 }
 
-/// What this machine calls a user of this number.
-pub fn user_name(uid: u32) -> Option<Vec<u8>> {
-    if IS_STATIC {
-        return USERS.get().name(uid).map(<[u8]>::to_vec);
-    }
-    nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name.into_bytes())
+/// Whose names and numbers of users and groups count.
+#[derive(Debug, Clone, Default)]
+pub enum Directory {
+    /// This machine's, wherever it has them from.
+    #[default]
+    Own,
+    /// Those of another machine's files: its users and its groups.
+    Of(Arc<(Accounts, Accounts)>),
 }
 
-/// What this machine calls a group of this number.
-pub fn group_name(gid: u32) -> Option<Vec<u8>> {
-    if IS_STATIC {
-        return GROUPS.get().name(gid).map(<[u8]>::to_vec);
+impl Directory {
+    /// The accounts of another machine, as its `/etc/passwd` and `/etc/group` have them.
+    pub fn of(passwd: &[u8], group: &[u8]) -> Self {
+        Self::Of(Arc::new((Accounts::parse(passwd), Accounts::parse(group))))
     }
-    nix::unistd::Group::from_gid(gid.into()).ok().flatten().map(|group| group.name.into_bytes())
-}
 
-/// The number of a user on this machine.
-pub fn uid(name: &str) -> Option<u32> {
-    if IS_STATIC {
-        return USERS.get().number(name.as_bytes());
+    /// What a user of this number is called.
+    pub fn user_name(&self, uid: u32) -> Option<Vec<u8>> {
+        match self {
+            Self::Of(accounts) => accounts.0.name(uid).map(<[u8]>::to_vec),
+            Self::Own if IS_STATIC => USERS.get().name(uid).map(<[u8]>::to_vec),
+            Self::Own => nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name.into_bytes()),
+        }
     }
-    Some(nix::unistd::User::from_name(name).ok()??.uid.as_raw())
-}
 
-/// The number of a group on this machine.
-pub fn gid(name: &str) -> Option<u32> {
-    if IS_STATIC {
-        return GROUPS.get().number(name.as_bytes());
+    /// What a group of this number is called.
+    pub fn group_name(&self, gid: u32) -> Option<Vec<u8>> {
+        match self {
+            Self::Of(accounts) => accounts.1.name(gid).map(<[u8]>::to_vec),
+            Self::Own if IS_STATIC => GROUPS.get().name(gid).map(<[u8]>::to_vec),
+            Self::Own => nix::unistd::Group::from_gid(gid.into()).ok().flatten().map(|group| group.name.into_bytes()),
+        }
     }
-    Some(nix::unistd::Group::from_name(name).ok()??.gid.as_raw())
+
+    /// The number of a user.
+    pub fn uid(&self, name: &[u8]) -> Option<u32> {
+        match self {
+            Self::Of(accounts) => accounts.0.number(name),
+            Self::Own if IS_STATIC => USERS.get().number(name),
+            Self::Own => Some(nix::unistd::User::from_name(std::str::from_utf8(name).ok()?).ok()??.uid.as_raw()),
+        }
+    }
+
+    /// The number of a group.
+    pub fn gid(&self, name: &[u8]) -> Option<u32> {
+        match self {
+            Self::Of(accounts) => accounts.1.number(name),
+            Self::Own if IS_STATIC => GROUPS.get().number(name),
+            Self::Own => Some(nix::unistd::Group::from_name(std::str::from_utf8(name).ok()?).ok()??.gid.as_raw()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -144,8 +165,9 @@ mod tests {
     /// Where the machine asks its files first, both ways know the same.
     #[test]
     fn the_files_know_what_the_c_library_knows_of_root() {
-        assert_eq!(USERS.get().name(0).map(<[u8]>::to_vec), user_name(0));
-        assert_eq!(GROUPS.get().name(0).map(<[u8]>::to_vec), group_name(0));
-        assert_eq!((USERS.get().number(b"root"), GROUPS.get().number(b"root")), (uid("root"), gid("root")));
+        let own = Directory::Own;
+        assert_eq!(USERS.get().name(0).map(<[u8]>::to_vec), own.user_name(0));
+        assert_eq!(GROUPS.get().name(0).map(<[u8]>::to_vec), own.group_name(0));
+        assert_eq!((USERS.get().number(b"root"), GROUPS.get().number(b"root")), (own.uid(b"root"), own.gid(b"root")));
     }
 }

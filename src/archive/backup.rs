@@ -238,7 +238,7 @@ fn gather(
         view: &request.view,
     };
     let plan = Plan::new(&request.sources, &request.exclude, &request.view);
-    let owners = Owners::default();
+    let owners = Owners::new(request.view.directory.clone());
     let (items, for_trees) = bounded::<Item>(QUEUE_ITEMS);
     let (jobs, for_readers) = bounded::<Job>(request.threads);
     let tell = |problem: &Problem| {

@@ -4,7 +4,7 @@
 //! extended attributes to Linux and are treated as such. Knows nothing of content.
 
 use crate::{
-    archive::accounts,
+    archive::accounts::Directory,
     repo::tree::{Metadata, Owner, Time, Xattrs},
 };
 use rustix::{
@@ -46,6 +46,7 @@ fn time(seconds: impl TryInto<i64>, nanoseconds: impl TryInto<u32>) -> Time {
 /// Names of users and groups, asked for once each.
 #[derive(Debug, Default)]
 pub struct Owners {
+    directory: Directory,
     known: Mutex<HashMap<(u32, u32), Arc<Owner>>>,
     uids: Mutex<HashMap<Vec<u8>, Option<u32>>>,
     gids: Mutex<HashMap<Vec<u8>, Option<u32>>>,
@@ -56,23 +57,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Owners {
-    /// The owner of these numbers, with the names that this machine knows them by; empty where it knows none.
+    /// Names and numbers as this directory has them.
+    pub fn new(directory: Directory) -> Self {
+        Self { directory, ..Self::default() }
+    }
+
+    /// The owner of these numbers, with the names that the directory knows them by; empty where it knows none.
     pub fn named(&self, uid: u32, gid: u32) -> Arc<Owner> {
         let find = || {
-            let (user, group) = (accounts::user_name(uid), accounts::group_name(gid));
+            let (user, group) = (self.directory.user_name(uid), self.directory.group_name(gid));
             Arc::new(Owner { uid, gid, user: user.unwrap_or_default(), group: group.unwrap_or_default() })
         };
         Arc::clone(lock(&self.known).entry((uid, gid)).or_insert_with(find))
     }
 
-    /// The numbers that an owner has on this machine: those of its names, where this machine knows the names and
+    /// The numbers that an owner has in the directory: those of its names, where they are known there and
     /// `by_name` asks for it, else its own.
     pub fn numbers(&self, owner: &Owner, by_name: bool) -> (u32, u32) {
         if !by_name {
             return (owner.uid, owner.gid);
         }
-        let uid = cached(&self.uids, &owner.user, accounts::uid);
-        let gid = cached(&self.gids, &owner.group, accounts::gid);
+        let uid = cached(&self.uids, &owner.user, |name| self.directory.uid(name));
+        let gid = cached(&self.gids, &owner.group, |name| self.directory.gid(name));
         (uid.unwrap_or(owner.uid), gid.unwrap_or(owner.gid))
     }
 }
@@ -80,7 +86,7 @@ impl Owners {
 fn cached(
     cache: &Mutex<HashMap<Vec<u8>, Option<u32>>>,
     name: &[u8],
-    find: impl Fn(&str) -> Option<u32>,
+    find: impl Fn(&[u8]) -> Option<u32>,
 ) -> Option<u32> {
     if name.is_empty() {
         return None;
@@ -88,7 +94,7 @@ fn cached(
     if let Some(found) = lock(cache).get(name) {
         return *found;
     }
-    let found = std::str::from_utf8(name).ok().and_then(find);
+    let found = find(name);
     lock(cache).insert(name.to_vec(), found);
     found
 }

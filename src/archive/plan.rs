@@ -1,6 +1,9 @@
 //! Which folders lead to the sources of a backup, and what stands in the snapshot elsewhere than where it lies.
 
-use crate::{archive::filter::Patterns, repo::snapshot::Problem};
+use crate::{
+    archive::{accounts::Directory, filter::Patterns},
+    repo::snapshot::Problem,
+};
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
@@ -27,12 +30,14 @@ pub struct View {
     pub left_out: HashSet<Vec<u8>>,
     /// What is known beforehand not to be captured: recorded in the snapshot, which is incomplete for it.
     pub problems: Vec<Problem>,
+    /// Whose names owners have.
+    pub directory: Directory,
 }
 
 impl Default for View {
     fn default() -> Self {
         let (grafts, left_out, problems) = (Vec::new(), HashSet::new(), Vec::new());
-        Self { root: PathBuf::from("/"), grafts, left_out, problems }
+        Self { root: PathBuf::from("/"), grafts, left_out, problems, directory: Directory::Own }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     archive::{
+        accounts::Directory,
         fill::{IN_PLACE_BYTES, Way},
         filter::Patterns,
         live, metadata,
@@ -38,8 +39,10 @@ pub struct RestoreRequest {
     pub delete: bool,
     /// Change nothing; count what would be done.
     pub dry_run: bool,
-    /// Owners by name where this machine knows the names, else by number.
+    /// Owners by name where the directory knows the names, else by number.
     pub by_name: bool,
+    /// Whose accounts owners are looked up among.
+    pub directory: Directory,
     /// How many threads write.
     pub threads: usize,
     /// Whether the selected folder's own metadata is put on the root of the target.

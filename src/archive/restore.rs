@@ -47,7 +47,7 @@ pub fn restore(
     request: &RestoreRequest,
     progress: &dyn Progress,
 ) -> Result<Restored> {
-    let (owners, tally) = (Owners::default(), Tally::default());
+    let (owners, tally) = (Owners::new(request.directory.clone()), Tally::default());
     let threads = request.threads;
     let filling = Filling { root, reader, owners: &owners, by_name: request.by_name, threads, tally: &tally };
     let (windows, to_fill) = bounded::<Vec<FileTask>>(1);

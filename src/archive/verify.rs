@@ -62,7 +62,7 @@ fn compare(
     (request, folder_times): (&RestoreRequest, bool),
     progress: &dyn Progress,
 ) -> Result<u64> {
-    let (opener, owners) = (Opener::new(root), Owners::default());
+    let (opener, owners) = (Opener::new(root), Owners::new(request.directory.clone()));
     let path = selected.path.to_vec();
     let mut verifier = Verifier {
         reader,

@@ -2,6 +2,7 @@
 
 use crate::{
     archive::{
+        accounts::Directory,
         filter::Patterns,
         request::{Overwrite, RestoreRequest, Restored, Selected},
         restore::restore,
@@ -46,8 +47,8 @@ pub struct Choice {
     pub exclude: Patterns,
     /// What the snapshot does not have goes.
     pub exact: bool,
-    /// Owners by name.
-    pub by_name: bool,
+    /// Owners by name, as these accounts have them; else by number.
+    pub owners: Option<Directory>,
 }
 
 impl<'a> Brought<'a> {
@@ -181,7 +182,8 @@ fn request(choice: &Choice, in_place: bool, threads: usize) -> RestoreRequest {
         overwrite: Overwrite::Always,
         delete: choice.exact,
         dry_run: false,
-        by_name: choice.by_name,
+        by_name: choice.owners.is_some(),
+        directory: choice.owners.clone().unwrap_or_default(),
         threads,
         root_metadata: !in_place && choice.only.is_none() && choice.include.is_empty(),
         in_place,

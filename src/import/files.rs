@@ -1,6 +1,7 @@
 //! The files of a snapshot put in their places: accounts first, then files, then what nodes fetch of the keys.
 
 use crate::{
+    archive::accounts::Directory,
     error::{Error, Result},
     import::{
         brought::{Brought, Choice, open_folder},
@@ -18,7 +19,6 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::Path,
 };
 
 /// What a step told, and what of it could not be done.
@@ -82,11 +82,11 @@ pub fn place(
     progress: &dyn Progress,
 ) -> Result<Told> {
     let mut told = Told::default();
-    let by_name = is_own_root(target);
-    let mut done = brought.place(&placement.choice(by_name)?, target.root.as_fd(), threads, progress)?;
+    let owners = Some(target.machine.directory());
+    let mut done = brought.place(&placement.choice(owners.clone())?, target.root.as_fd(), threads, progress)?;
     for path in &placement.exact {
         if brought.find(path)?.is_some() {
-            let choice = Choice { only: Some(path.clone()), exact: true, by_name, ..Choice::default() };
+            let choice = Choice { only: Some(path.clone()), exact: true, owners: owners.clone(), ..Choice::default() };
             let exact = brought.place(&choice, target.root.as_fd(), threads, progress)?;
             (done.deleted, done.problems) = (done.deleted + exact.deleted, done.problems + exact.problems);
         }
@@ -96,7 +96,7 @@ pub fn place(
         done.files, done.same, done.deleted
     ));
     for (path, part) in &placement.beside {
-        match beside(target, brought, path, (threads, by_name), progress)? {
+        match beside(target, brought, path, (threads, &owners), progress)? {
             Some(0) => told.done.push(format!("{part}: {} kept as {}", shown(path), shown(&beside_of(path)))),
             Some(problems) => done.problems += problems,
             None => {}
@@ -121,11 +121,6 @@ pub fn place(
     Ok(told)
 }
 
-/// Whether names of users are those of the machine that this runs on.
-fn is_own_root(target: &Target<'_>) -> bool {
-    target.inside().base() == Path::new("/")
-}
-
 /// A path of a snapshot, for people.
 pub fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
@@ -142,12 +137,12 @@ fn beside(
     target: &Target<'_>,
     brought: &Brought<'_>,
     path: &[u8],
-    (threads, by_name): (usize, bool),
+    (threads, owners): (usize, &Option<Directory>),
     progress: &dyn Progress,
 ) -> Result<Option<u64>> {
     let Some(entry) = brought.find(path)? else { return Ok(None) };
     let at = target.live(&target.inside().follow_to(&beside_of(path)).path);
-    let choice = Choice { by_name, ..Choice::default() };
+    let choice = Choice { owners: owners.clone(), ..Choice::default() };
     let is_folder = matches!(entry.node, Node::Folder { .. });
     if is_folder {
         std::fs::create_dir_all(&at).map_err(|e| Error::file("make", &at, e))?;

@@ -4,7 +4,7 @@
 //! `PATH.xsnap-orig`, so that nothing of it is lost and no service reads it by accident.
 
 use crate::{
-    archive::{filter::Patterns, request::is_within},
+    archive::{accounts::Directory, filter::Patterns, request::is_within},
     error::Result,
     import::{
         asked::{Asked, Configs},
@@ -110,11 +110,11 @@ impl Placement {
     ///
     /// # Errors
     /// None that is known.
-    pub fn choice(&self, by_name: bool) -> Result<Choice> {
+    pub fn choice(&self, owners: Option<Directory>) -> Result<Choice> {
         Ok(Choice {
             include: Patterns::new(self.in_place.iter().map(|path| literal(path)))?,
             exclude: Patterns::new(self.excluded())?,
-            by_name,
+            owners,
             ..Choice::default()
         })
     }
@@ -164,10 +164,10 @@ impl Placement {
     ///
     /// # Errors
     /// None that is known.
-    pub fn choice_of_proof(&self, by_name: bool) -> Result<Choice> {
+    pub fn choice_of_proof(&self, owners: Option<Directory>) -> Result<Choice> {
         let mut exclude = self.excluded();
         exclude.extend(ALIVE.map(str::to_owned));
-        Ok(Choice { exclude: Patterns::new(exclude)?, ..self.choice(by_name)? })
+        Ok(Choice { exclude: Patterns::new(exclude)?, ..self.choice(owners)? })
     }
 }
 
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(beside, [&b"/etc/dhcp"[..], b"/etc/hostname"]);
         assert_eq!(placement.merged, [b"/etc/hosts".to_vec()]);
         assert_eq!(placement.exact.len(), 3);
-        let choice = placement.choice(true).unwrap();
+        let choice = placement.choice(None).unwrap();
         assert!(choice.exclude.matches(b"/etc/xcat/site.sqlite", false));
         assert!(choice.exclude.matches(b"/etc/dhcp", true) && !choice.exclude.matches(b"/etc/dhcp/site", true));
         assert!(choice.include.matches(b"/install", true));
@@ -267,6 +267,6 @@ mod tests {
         manifest.machine.mounts = vec![mount("/"), mount("/var"), mount("/install")];
         let placement = Placement::of(&manifest, &Asked::default(), &Mounts::default());
         assert_eq!(placement.not_mounted, [b"/install".to_vec()]);
-        assert!(placement.choice(true).unwrap().exclude.matches(b"/install", true));
+        assert!(placement.choice(None).unwrap().exclude.matches(b"/install", true));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     progress::Progress,
 };
 use serde::Serialize;
-use std::{net::Ipv4Addr, os::fd::AsFd, path::Path};
+use std::{net::Ipv4Addr, os::fd::AsFd};
 
 /// How many nodes are asked for by name.
 const SAMPLES: usize = 5;
@@ -65,7 +65,7 @@ pub fn files(
     asked: &Asked,
     progress: &dyn Progress,
 ) -> Result<Vec<Check>> {
-    let by_name = target.inside().base() == Path::new("/");
+    let owners = Some(target.machine.directory());
     let mut checks = Vec::new();
     let mut compare = |what: &str, choice: &Choice| -> Result<()> {
         let differing = brought.differing(choice, target.root.as_fd(), asked.threads, progress)?;
@@ -75,11 +75,11 @@ pub fn files(
     };
     for path in &placement.exact {
         let what = format!("{} is exactly the snapshot's", String::from_utf8_lossy(path));
-        compare(&what, &Choice { only: Some(path.clone()), exact: true, by_name, ..Choice::default() })?;
+        compare(&what, &Choice { only: Some(path.clone()), exact: true, owners: owners.clone(), ..Choice::default() })?;
     }
     compare(
         "the files of the snapshot are in their places, with owners, modes and times",
-        &placement.choice_of_proof(by_name)?,
+        &placement.choice_of_proof(owners.clone())?,
     )?;
     Ok(checks)
 }

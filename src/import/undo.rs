@@ -5,6 +5,7 @@
 
 use crate::{
     archive::{
+        accounts::Directory,
         backup::{Caution, Request, backup},
         filter::Patterns,
         live,
@@ -256,6 +257,7 @@ fn put_back(
         delete: is_installed,
         dry_run: false,
         by_name: false,
+        directory: Directory::Own,
         threads: asked.threads,
         root_metadata: false,
         in_place: true,

@@ -204,6 +204,7 @@ impl CapturePlan {
             grafts: self.grafts.clone(),
             left_out: self.hidden.clone(),
             problems: self.problems.clone(),
+            directory: machine.directory(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! is ever run, and nothing is asked of the kernel: names, ids, host and architecture come from its files.
 
 use crate::{
+    archive::accounts::Directory,
     error::Result,
     mn::{host::Programs, inside::Inside},
 };
@@ -85,6 +86,15 @@ impl<'a> Machine<'a> {
     /// The programs of the machine that runs this, which may look at its files.
     pub fn programs(&self) -> &'a dyn Programs {
         self.programs
+    }
+
+    /// Its users and groups: of the machine that runs this whatever it is set up to ask, of another one its files.
+    pub fn directory(&self) -> Directory {
+        if self.inside.base() == Path::new("/") {
+            return Directory::Own;
+        }
+        let read = |path: &[u8]| self.inside.read(path, MAX_FILE_BYTES).unwrap_or_default();
+        Directory::of(&read(b"/etc/passwd"), &read(b"/etc/group"))
     }
 
     /// What it runs.

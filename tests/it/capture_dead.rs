@@ -14,6 +14,7 @@ use serde_json::Value;
 use std::{
     ffi::OsStr,
     fs,
+    os::unix::fs::chown,
     path::Path,
     time::{Duration, Instant},
 };
@@ -76,6 +77,24 @@ fn file_systems_that_do_not_answer_end_in_a_time_out_and_are_named() {
     for file in ["install/custom/own.tmpl", "opt/xcat/lib/own", "tftpboot/xcat/xnba/nodes/cn1"] {
         assert_eq!(fs::read(target.join(file)).unwrap(), fs::read(root.join(file)).unwrap(), "{file}");
     }
+}
+
+#[test]
+fn owners_on_a_dead_nodes_disk_have_the_names_that_it_knew_them_by() {
+    if !privileged() {
+        return;
+    }
+    let (node, (_place, path)) = (Node::sample(), place());
+    node.write("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nxs-alice:x:33:4001::/home/alice:/bin/sh\n");
+    node.write("etc/group", "root:x:0:\nxs-crew:x:4001:\n");
+    node.write("install/custom/own.tmpl", "a template");
+    chown(node.root().join("install/custom/own.tmpl"), Some(33), Some(4001)).unwrap();
+    let repo = path.join("repository");
+    let root = node.root();
+    run(&repo, ["backup", "--root", root.to_str().unwrap(), "--staging", path.to_str().unwrap()]);
+    let listed = run(&repo, ["ls", "--json", "latest:/install/custom"]).expect(0).text();
+    let line = listed.lines().find(|line| line.contains("own.tmpl")).unwrap();
+    assert!(line.contains("xs-alice") && line.contains("xs-crew"), "{line}");
 }
 
 /// The packages that the manifest of the newest snapshot lists.

@@ -1,12 +1,18 @@
 //! A machine looked at otherwise than it lies: below another root, with files from elsewhere, without what is left out.
 
 use crate::support::{
+    node::privileged,
     same::{assert_same, differences},
     store::{Store, place},
 };
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, chown, symlink},
+    path::Path,
+};
 use xsnap::{
     archive::{
+        accounts::Directory,
         backup::{Request, backup},
         plan::{Graft, View},
     },
@@ -56,7 +62,7 @@ fn capture(store: &Store, disk: &Path, beside: &Path) -> Snapshot {
         root: disk.to_owned(),
         grafts: vec![graft("/etc/xcat/site.sqlite", "copies/site"), graft("/.xsnap", "own")],
         left_out: left_out.iter().map(|path| path.as_bytes().to_vec()).collect(),
-        problems: Vec::new(),
+        ..View::default()
     };
     let sources = ["/etc", "/install", "/install/os/x86_64/packages/mine.rpm"];
     store.backup_as(&request(store, &sources, view))
@@ -85,6 +91,34 @@ fn another_root_grafts_and_what_is_left_out_come_back_as_they_were_meant() {
     // What only leads to a source is marked, so that a restore removes nothing beside it.
     assert!(store.entry(&snapshot, Path::new("/install/os")).partial);
     assert!(!store.entry(&snapshot, Path::new("/install")).partial);
+    drop(place);
+}
+
+#[test]
+fn owners_have_the_names_of_the_disk_and_the_numbers_of_the_machine_that_they_come_to() {
+    if !privileged() {
+        return;
+    }
+    let (place, path) = place();
+    let (disk, _) = disk(&path);
+    let of = |passwd: &str, group: &str| Directory::of(passwd.as_bytes(), group.as_bytes());
+    // This machine knows neither, and has another user of that number.
+    chown(disk.join("install/custom/mine"), Some(33), Some(4_001)).unwrap();
+    let store = Store::init(path.join("repository"), None);
+    let there = of("root:x:0:0::/:/bin/sh\nxs-alice:x:33:4001::/:/bin/sh\n", "root:x:0:\nxs-crew:x:4001:\n");
+    let view = View { root: disk, directory: there, ..View::default() };
+    let snapshot = store.backup_as(&request(&store, &["/install"], view));
+    let owner = &store.entry(&snapshot, Path::new("/install/custom/mine")).metadata.owner;
+    assert_eq!((owner.uid, owner.gid, &*owner.user, &*owner.group), (33, 4_001, &b"xs-alice"[..], &b"xs-crew"[..]));
+    for (directory, numbers) in [
+        (of("xs-alice:x:5005:1::/:/bin/sh\n", "xs-crew:x:5006:\n"), (5_005, 5_006)),
+        (of("root:x:0:0::/:/bin/sh\n", ""), (33, 4_001)),
+    ] {
+        let target = path.join(numbers.0.to_string());
+        store.restore_as(snapshot.id, Path::new("/"), &target, |request| request.directory = directory);
+        let meta = target.join("install/custom/mine").metadata().unwrap();
+        assert_eq!((meta.uid(), meta.gid()), numbers);
+    }
     drop(place);
 }
 

@@ -17,6 +17,7 @@ use std::{
 };
 use xsnap::{
     archive::{
+        accounts::Directory,
         filter::Patterns,
         request::{Overwrite, RestoreRequest, Restored, Selected},
         restore::restore as bring_back,
@@ -77,6 +78,7 @@ pub fn restore(session: &Session<'_>, words: &Restore) -> Result<u8> {
         delete: words.delete,
         dry_run: words.dry_run,
         by_name: !words.numeric_ids,
+        directory: Directory::Own,
         threads: session.threads(),
         root_metadata: if in_place { root_is_source } else { place.fresh && (!path.is_empty() || root_is_source) },
         in_place,

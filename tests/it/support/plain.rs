@@ -8,6 +8,7 @@ use std::{
 };
 use xsnap::{
     archive::{
+        accounts::Directory,
         backup::{Caution, Request},
         filter::Patterns,
         plan::View,
@@ -86,6 +87,7 @@ pub fn restore_request() -> RestoreRequest {
         delete: false,
         dry_run: false,
         by_name: false,
+        directory: Directory::Own,
         threads: 2,
         root_metadata: true,
         in_place: false,
