@@ -30,6 +30,8 @@ pub struct Asked {
     pub skip: BTreeSet<Step>,
     /// The drill: everything in its place, nothing started, enabled or made anew.
     pub no_start: bool,
+    /// The machine does not run: what it takes a running one for is done once it has booted.
+    pub offline: bool,
     /// What becomes of captured configuration of services.
     pub configs: Configs,
     /// Other packages of xCAT than the snapshot's: a folder, a tarball or the URL of one.
@@ -76,6 +78,9 @@ impl Asked {
         }
         if self.from.is_some_and(|from| step < from) {
             return Some("it is before --from".into());
+        }
+        if self.offline && step.is_live() && step != Step::Services {
+            return Some(format!("--root: it is done once that system has booted (--from {})", Step::Start.word()));
         }
         if self.no_start && step.is_live() {
             return Some("--no-start: nothing is started, enabled or made anew".into());

@@ -247,7 +247,7 @@ impl Search<'_> {
 
     /// Every captured network of xCAT needs a card here that is up and has an address in it.
     fn network(&mut self, identity: &Identity) {
-        if self.asked.no_start || self.asked.skip_db {
+        if self.asked.no_start || self.asked.offline || self.asked.skip_db {
             return;
         }
         let up: Vec<(IpAddr, u8)> = identity
@@ -274,7 +274,7 @@ impl Search<'_> {
 
     /// Whether the captured node is still there, or somebody else has its address.
     fn others(&mut self, identity: &Identity) {
-        if self.asked.old_is_gone || self.asked.no_start {
+        if self.asked.old_is_gone || self.asked.no_start || self.asked.offline {
             return;
         }
         let own = own_addresses(identity);

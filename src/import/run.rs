@@ -300,6 +300,7 @@ impl<'a> Import<'a> {
             Step::Install | Step::Verify => {
                 setup::verify(&self.install_request(&self.packages())).is_ok_and(|problems| problems.is_empty())
             }
+            Step::Stop if self.asked.offline => true,
             // Packages that had to be installed again have started it.
             Step::Stop => !services::answers(XCAT_PORT) || journal.state(Step::Start).is_some(),
             Step::Start => services::answers(XCAT_PORT),
@@ -332,7 +333,10 @@ impl<'a> Import<'a> {
             }
             Step::Verify => self.verify(),
             Step::Stop => {
-                let mut told = in_words(services::stop(target, XCAT_PORT));
+                let mut told = match self.asked.offline {
+                    true => done(vec!["nothing runs in a system that has not booted".into()]),
+                    false => in_words(services::stop(target, XCAT_PORT)),
+                };
                 if self.asked.no_start {
                     // The packages have seen to it that their daemons start.
                     for unit in undo::enabled_since(target)? {
@@ -357,6 +361,10 @@ impl<'a> Import<'a> {
             Step::Engine => load::prepare(&self.load_request(&self.own())).map(|()| Told::default()),
             Step::Database => self.database(progress),
             Step::Start => Ok(in_words(regenerate::start_daemon(target, manifest))),
+            Step::Services if self.asked.offline => {
+                let (done, failed) = services::enable(target, &manifest.units);
+                Ok(Told { done, failed, ..Told::default() })
+            }
             Step::Services => {
                 let (done, failed) = services::settle(target, &manifest.units);
                 Ok(Told { done, failed, ..Told::default() })
@@ -379,11 +387,18 @@ impl<'a> Import<'a> {
             (None, true) if !captured.is_empty() => captured,
             _ => return Told::default(),
         };
-        let set = self.target.run("hostnamectl", ["set-hostname", name.as_str()]).map(drop).or_else(|_| {
+        let write = || {
             let written = self.target.write(b"/etc/hostname", format!("{name}\n").as_bytes(), 0o644);
-            written.map_err(|e| chain(&e))?;
-            self.target.run("hostname", [name.as_str()]).map(drop)
-        });
+            written.map_err(|e| chain(&e))
+        };
+        let set = match self.asked.offline {
+            // Its kernel is the running system's, which keeps its name.
+            true => write(),
+            false => self.target.run("hostnamectl", ["set-hostname", name.as_str()]).map(drop).or_else(|_| {
+                write()?;
+                self.target.run("hostname", [name.as_str()]).map(drop)
+            }),
+        };
         in_words(set.map(|()| vec![format!("this host is called {name}")]))
     }
 
@@ -439,7 +454,7 @@ impl<'a> Import<'a> {
                 differences.iter().take(10).map(|d| format!("{} {}: {}", d.table, d.key, d.what)).collect();
             report.proof.push(Check::new("the tables are the snapshot's", differences.is_empty(), lines.join("; ")));
         }
-        if !self.asked.no_start {
+        if !self.asked.no_start && !self.asked.offline {
             report.proof.extend(proof::running(self.target, manifest, &self.tables));
         }
         report.again = proof::left_out(self.target, manifest);

@@ -149,6 +149,24 @@ pub fn settle(target: &Target<'_>, captured: &[UnitWords]) -> (Vec<String>, Vec<
     (told, failed)
 }
 
+/// Enables what was enabled on the captured node and disables what was not, for the next boot. Nothing is started.
+///
+/// # Errors
+/// As `settle`.
+pub fn enable(target: &Target<'_>, captured: &[UnitWords]) -> (Vec<String>, Vec<String>) {
+    let units = services(target.machine).units;
+    let (mut told, mut failed) = (Vec::new(), Vec::new());
+    for words in captured.iter().filter(|words| words.name == "xcatd" || !NOT_OURS.contains(&words.name.as_str())) {
+        if let Some(unit) = unit_like(&units, &words.name) {
+            match enable_as_captured(target, &unit.name, &words.name, captured) {
+                Ok(said) => told.extend(said),
+                Err(why) => failed.push(why),
+            }
+        }
+    }
+    (told, failed)
+}
+
 /// Whether something answers on a port of this machine.
 pub fn answers(port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(2)).is_ok()

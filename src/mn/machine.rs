@@ -19,6 +19,8 @@ pub struct Machine<'a> {
     /// Its files.
     pub inside: Inside,
     programs: &'a dyn Programs,
+    /// Whether the programs are its own.
+    has_own: bool,
     is_live: bool,
 }
 
@@ -54,7 +56,7 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// `File` where its root cannot be opened.
     pub fn this(programs: &'a dyn Programs) -> Result<Self> {
-        Ok(Self { inside: Inside::open(Path::new("/"))?, programs, is_live: true })
+        Ok(Self { inside: Inside::open(Path::new("/"))?, programs, has_own: true, is_live: true })
     }
 
     /// A machine that runs and has its files below `root`, as one in a container does.
@@ -62,7 +64,7 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// `File` where that is no folder.
     pub fn running(root: &Path, programs: &'a dyn Programs) -> Result<Self> {
-        Ok(Self { inside: Inside::open(root)?, programs, is_live: true })
+        Ok(Self { inside: Inside::open(root)?, programs, has_own: true, is_live: true })
     }
 
     /// The machine whose disk is mounted at `root`.
@@ -70,20 +72,28 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// `File` where that is no folder.
     pub fn mounted(root: &Path, programs: &'a dyn Programs) -> Result<Self> {
-        Ok(Self { inside: Inside::open(root)?, programs, is_live: false })
+        Ok(Self { inside: Inside::open(root)?, programs, has_own: false, is_live: false })
     }
 
-    /// Whether it is the machine that runs this.
+    /// The machine whose disk is mounted at `root` and whose programs can be run there, though it does not run.
+    ///
+    /// # Errors
+    /// `File` where that is no folder.
+    pub fn installed(root: &Path, programs: &'a dyn Programs) -> Result<Self> {
+        Ok(Self { inside: Inside::open(root)?, programs, has_own: true, is_live: false })
+    }
+
+    /// Whether it runs: then its kernel can be asked.
     pub fn is_live(&self) -> bool {
         self.is_live
     }
 
-    /// Its own programs, if it runs.
+    /// Its own programs, if they can be run.
     pub fn own_programs(&self) -> Option<&'a dyn Programs> {
-        self.is_live.then_some(self.programs)
+        self.has_own.then_some(self.programs)
     }
 
-    /// The programs of the machine that runs this, which may look at its files.
+    /// Its own programs, or those of the machine that runs this, which may look at its files.
     pub fn programs(&self) -> &'a dyn Programs {
         self.programs
     }

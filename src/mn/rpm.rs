@@ -85,7 +85,7 @@ impl Books {
     /// Where they cannot be copied.
     pub fn open(machine: &Machine<'_>, folder: &[u8], staging: &Path) -> io::Result<Self> {
         let mut before: Vec<OsString> = vec!["--dbpath".into(), OsStr::from_bytes(folder).into()];
-        if machine.is_live() {
+        if machine.own_programs().is_some() {
             return Ok(Self::Program(before));
         }
         let path = machine.inside.follow(&[folder, b"/", SQLITE].concat());

@@ -17,19 +17,19 @@ use std::{
 
 const REPO: [&str; 2] = ["--repo", "/media/usb"];
 
-fn words<'w>(more: &[&'w str]) -> Vec<&'w str> {
+pub fn words<'w>(more: &[&'w str]) -> Vec<&'w str> {
     REPO.iter().copied().chain(more.iter().copied()).collect()
 }
 
 /// A captured management node.
-fn captured(root: Option<Root>) -> Option<Inner> {
+pub fn captured(root: Option<Root>) -> Option<Inner> {
     let node = Inner::new(root?);
     node.xsnap(&words(&["backup", "--cluster", "alpha"])).expect(0);
     Some(node)
 }
 
 /// The rows of every table, as text.
-fn rows(root: &Root) -> BTreeMap<String, Vec<String>> {
+pub fn rows(root: &Root) -> BTreeMap<String, Vec<String>> {
     let folder = root.at("/etc/xcat");
     let mut tables = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {

@@ -18,7 +18,7 @@ use xsnap::{
         report::{Report, StepReport},
         run::Import,
         services::{self, XCAT_PORT},
-        steps::Planned,
+        steps::{Planned, Step},
         target::{OWN, Target},
         undo,
     },
@@ -47,12 +47,12 @@ pub fn import(session: &Session<'_>, words: &Words) -> Result<u8> {
     let inner = words.root.as_deref().map(|root| ChrootPrograms::new(root, own));
     let programs = Timed::new(inner.as_ref().map_or(&own, |inner| inner));
     let machine = match &words.root {
-        Some(root) => Machine::running(root, &programs)?,
+        Some(root) => Machine::installed(root, &programs)?,
         None => Machine::this(&programs)?,
     };
     let target = Target::open(&machine)?.timed(&programs);
     if words.undo {
-        return take_back(session, &target);
+        return take_back(session, &target, words.root.is_none());
     }
     let began = Instant::now();
     let repository = session.open(Access::Read)?;
@@ -90,7 +90,7 @@ pub fn import(session: &Session<'_>, words: &Words) -> Result<u8> {
     let report = import.run(&mut journal, began, session.screen)?;
     session.screen.end();
     keep_report(&target, &report)?;
-    tell(session, &report, &target)?;
+    tell(session, &report, &target, words.root.as_deref())?;
     if words.root.is_none() {
         let variables = variables(session, snapshot, Some(&report))?;
         for failed in hooks::run(&own, Path::new(hooks::BASE), Stage::PostImport, &variables)? {
@@ -123,7 +123,8 @@ fn asked(session: &Session<'_>, words: &Words) -> Asked {
         from: words.from,
         only: words.only.iter().copied().collect(),
         skip: words.skip.iter().copied().collect::<BTreeSet<_>>(),
-        no_start: words.no_start || words.root.is_some(),
+        no_start: words.no_start,
+        offline: words.root.is_some(),
         configs: words.configs.into(),
         xcat_core: words.xcat_core.clone(),
         xcat_dep: words.xcat_dep.clone(),
@@ -200,7 +201,7 @@ fn object(session: &Session<'_>, objections: &[Objection]) -> Result<()> {
 }
 
 /// Tells what became of the steps, what holds, and what is still to be made.
-fn tell(session: &Session<'_>, report: &Report, target: &Target<'_>) -> Result<()> {
+fn tell(session: &Session<'_>, report: &Report, target: &Target<'_>, root: Option<&Path>) -> Result<()> {
     let screen = session.screen;
     if screen.is_json() {
         return screen.object(&JsonReport { message: "import", holds: report.holds(), report });
@@ -241,6 +242,15 @@ fn tell(session: &Session<'_>, report: &Report, target: &Target<'_>) -> Result<(
     screen.say(&match (report.stopped, report.holds()) {
         (true, _) => format!("stopped: the same command goes on from here; the report is {}", at.display()),
         (_, false) => format!("done, and not all of it holds: see above, and {}", at.display()),
+        (_, true) if root.is_some() => format!(
+            "the system below {} is the management node of {}; once it has booted, the rest is done there: \
+             xsnap import {} --repo REPO --from {}; the report is {}",
+            root.unwrap_or(Path::new("/")).display(),
+            report.cluster,
+            report.snapshot,
+            Step::Start.word(),
+            at.display()
+        ),
         (_, true) => {
             format!("this machine is the management node of {}; the report is {}", report.cluster, at.display())
         }
@@ -268,9 +278,9 @@ struct JsonUndone<'a> {
 }
 
 /// Takes the last import back.
-fn take_back(session: &Session<'_>, target: &Target<'_>) -> Result<u8> {
+fn take_back(session: &Session<'_>, target: &Target<'_>, runs: bool) -> Result<u8> {
     let asked = Asked { threads: session.threads(), now: now(), ..Asked::default() };
-    if let Err(why) = services::stop(target, XCAT_PORT) {
+    if let Some(why) = runs.then(|| services::stop(target, XCAT_PORT)).and_then(|stopped| stopped.err()) {
         session.screen.note(&format!("not every daemon could be stopped: {why}"));
     }
     let undone = undo::undo(target, &asked, session.screen)?;

@@ -163,6 +163,14 @@ impl Bare {
         command
     }
 
+    /// The binary, run beside the root, as in a rescue system that has the machine's disk mounted. The stick is below the root.
+    pub fn xsnap_beside(&self, words: &[&str]) -> Ran {
+        let mut command = Command::new("nsenter");
+        let way = self.programs().way();
+        command.args(way.iter().take_while(|word| *word != "chroot")).arg(env!("CARGO_BIN_EXE_xsnap")).args(words);
+        finish(command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("HOME", "/root").stdin(Stdio::null()))
+    }
+
     /// The binary, run in the root to its end.
     pub fn xsnap(&self, words: &[&str]) -> Ran {
         finish(&mut self.command(words))
