@@ -70,6 +70,8 @@ mod installed;
 
 mod import_install;
 
+mod import_large;
+
 mod import_offline;
 
 mod keyring;

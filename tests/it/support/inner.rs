@@ -135,7 +135,8 @@ impl Inner {
         fs::write(self.root.at(path), before + text).unwrap();
     }
 
-    fn sql(&self, table: &str, statement: &str) {
+    /// Changes a table.
+    pub fn sql(&self, table: &str, statement: &str) {
         let at = self.root.at("/etc/xcat").join(format!("{table}.sqlite"));
         Connection::open(at).unwrap().execute_batch(statement).unwrap();
     }
