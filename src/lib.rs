@@ -176,6 +176,12 @@ pub mod archive {
     /// A name that the walk has found, and where it is.
     pub mod found;
 
+    /// Inodes with several names.
+    pub mod links;
+
+    /// The snapshot that a walk compares with.
+    pub mod parent;
+
     /// The live tree in stored order.
     pub mod walk;
 

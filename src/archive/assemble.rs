@@ -17,7 +17,7 @@ use crate::{
 };
 use std::{io, sync::Arc};
 
-/// What the walk tells, in stored order.
+/// What the walk tells, in stored order; only the entries of the root may come in another one.
 #[derive(Debug)]
 pub enum Item {
     /// A folder begins.
@@ -62,6 +62,8 @@ pub struct Assembled {
 
 #[derive(Default)]
 struct Folder {
+    /// Entries of the root, which need not come in stored order; they are few.
+    waiting: Vec<(Entry, Stat)>,
     cutter: PieceCutter,
     entries: Vec<Entry>,
     stats: Vec<Stat>,
@@ -211,15 +213,19 @@ impl<'a> Assembler<'a> {
             });
             stat.ctime = None;
         }
-        let Some(folder) = self.open.last_mut() else { return Err(Error::Refused) };
-        let ends = folder.cutter.ends_after(&entry);
-        folder.entries.push(entry);
-        folder.stats.push(stat);
-        if ends { end_piece(folder, &mut self.trees) } else { Ok(()) }
+        match self.open.as_mut_slice() {
+            [] => return Err(Error::Refused),
+            [root] => root.waiting.push((entry, stat)),
+            [.., folder] => add(folder, entry, stat, &mut self.trees)?,
+        }
+        Ok(())
     }
 
     fn close(&mut self, mut entry: Entry, mut stat: Stat) -> Result<(Entry, Stat)> {
         let mut folder = self.open.pop().ok_or(Error::Refused)?;
+        let mut waiting = std::mem::take(&mut folder.waiting);
+        waiting.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        waiting.into_iter().try_for_each(|(entry, stat)| add(&mut folder, entry, stat, &mut self.trees))?;
         end_piece(&mut folder, &mut self.trees)?;
         let content = self.fold(folder.pieces)?;
         stat.folder = Some(self.fold(folder.stat_pieces)?);
@@ -232,6 +238,14 @@ impl<'a> Assembler<'a> {
     fn fold(&mut self, runs: Vec<Run>) -> Result<Content> {
         fold(runs, |list| self.trees.put(list))
     }
+}
+
+/// Adds an entry in stored order.
+fn add(folder: &mut Folder, entry: Entry, stat: Stat, trees: &mut Filler) -> Result<()> {
+    let ends = folder.cutter.ends_after(&entry);
+    folder.entries.push(entry);
+    folder.stats.push(stat);
+    if ends { end_piece(folder, trees) } else { Ok(()) }
 }
 
 /// Ends the piece under way and the stats beside it.

@@ -14,8 +14,9 @@ use crate::{
         content::{ContentReader, Failure, ReadFile, now},
         filter::Patterns,
         metadata::Owners,
+        parent::trusted,
         plan::{Plan, View},
-        walk::{WalkOptions, Walker, trusted},
+        walk::{WalkOptions, Walker},
     },
     blobs::{
         chunker::Chunker,

@@ -2,11 +2,14 @@
 
 use crate::{
     archive::{accounts::Directory, filter::Patterns},
+    error::Result,
     repo::snapshot::Problem,
 };
+use serde::Serialize;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Something that stands in a snapshot elsewhere than where it is: a file, or a folder with all that is below it.
@@ -17,6 +20,43 @@ pub struct Graft {
     pub at: Vec<u8>,
     /// Where it is on this machine.
     pub from: PathBuf,
+}
+
+/// How much something is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Size {
+    /// Entries of any kind.
+    pub entries: u64,
+    /// Bytes of the files among them.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Size {
+    fn add_assign(&mut self, other: Self) {
+        self.entries = self.entries.saturating_add(other.entries);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// How much was met at each path that was named, as a source or on the way to one, and below it.
+pub type Sizes = HashMap<Vec<u8>, Size>;
+
+/// What is done once all else has been walked.
+pub type Make = dyn Fn(&Sizes) -> Result<()> + Send + Sync;
+
+/// Something in the root of a snapshot that is walked after all else, because what it says depends on that.
+#[derive(Clone)]
+pub struct Late {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Puts it together where it is grafted from, once all else has been walked.
+    pub make: Arc<Make>,
+}
+
+impl std::fmt::Debug for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Late").field("name", &String::from_utf8_lossy(&self.name)).finish_non_exhaustive()
+    }
 }
 
 /// How the machine is looked at, where it is not taken as it lies.
@@ -32,12 +72,27 @@ pub struct View {
     pub problems: Vec<Problem>,
     /// Whose names owners have.
     pub directory: Directory,
+    /// What of the grafts is walked last.
+    pub late: Option<Late>,
 }
 
 impl Default for View {
     fn default() -> Self {
         let (grafts, left_out, problems) = (Vec::new(), HashSet::new(), Vec::new());
-        Self { root: PathBuf::from("/"), grafts, left_out, problems, directory: Directory::Own }
+        Self { root: PathBuf::from("/"), grafts, left_out, problems, directory: Directory::Own, late: None }
+    }
+}
+
+impl View {
+    /// What is left out: the paths of folders, and the names in each.
+    pub fn left_out_of_folders(&self) -> HashMap<&[u8], HashSet<&[u8]>> {
+        let mut names: HashMap<&[u8], HashSet<&[u8]>> = HashMap::new();
+        for path in &self.left_out {
+            if let Some((folder, name)) = path.iter().rposition(|b| *b == b'/').map(|at| path.split_at(at)) {
+                names.entry(folder).or_default().insert(name.get(1..).unwrap_or_default());
+            }
+        }
+        names
     }
 }
 

@@ -7,22 +7,24 @@
 use crate::{
     archive::{
         assemble::Item,
-        batch::{Batch, Job, OpenBatch},
+        batch::{Job, OpenBatch},
         content::now,
         filter::{CACHE_TAG_NAME, Patterns},
         found::{Found, is_cache_tag},
+        links::{Known, Linked, Links},
         live::{self, names_of},
         metadata::{self, Handle, Owners},
-        plan::{EVERYTHING, Plan, View},
+        parent::{Parent, advance, trusted},
+        plan::{EVERYTHING, Late, Plan, Size, Sizes, View},
     },
     blobs::reader::Reader,
     error::{Error, Result},
     progress::{Event, Progress},
     repo::{
-        content::{Content, Run},
-        listing::{Listing, listing, runs},
+        content::Content,
+        listing::Listing,
         snapshot::Problem,
-        tree::{Entry, Metadata, Node, Stat, Time, Xattrs},
+        tree::{Entry, Metadata, Node, Stat, Xattrs},
     },
 };
 use crossbeam_channel::Sender;
@@ -40,18 +42,8 @@ use std::{
     vec,
 };
 
-/// File systems stamp times in grains; FAT's, of two seconds, is the coarsest. A file that was changed within a grain of
-/// being read may change once more without showing it, so its times are not trusted the next time.
-const GRAIN_SECONDS: i64 = 2;
 /// So many names of one folder are looked at by several threads: what takes the time is the kernel's work for each.
 const MANY_NAMES: usize = 256;
-
-/// What of an inode may be relied on the next time, if it was looked at then.
-pub fn trusted(stat: &rustix::fs::Stat, looked: Time) -> Stat {
-    let ctime = metadata::ctime(stat);
-    let settled = ctime.seconds.saturating_add(GRAIN_SECONDS) < looked.seconds;
-    Stat { ctime: settled.then_some(ctime), inode: stat.st_ino, device: stat.st_dev, folder: None }
-}
 
 /// What is walked, and how.
 #[derive(Debug)]
@@ -70,28 +62,6 @@ pub struct WalkOptions<'a> {
     pub view: &'a View,
 }
 
-/// An inode with several names, as it was when one of them was met.
-struct Inode {
-    link: u64,
-    size: i64,
-    mtime: Time,
-    ctime: Time,
-    linked: Linked,
-}
-
-impl Inode {
-    fn is_as(&self, stat: &rustix::fs::Stat) -> bool {
-        (self.size, self.mtime, self.ctime) == (stat.st_size, metadata::mtime(stat), metadata::ctime(stat))
-    }
-}
-
-/// Where the content of an inode with several names is, once its first name was met.
-#[derive(Clone)]
-enum Linked {
-    Whole(Node),
-    Reading(Arc<Batch>, usize),
-}
-
 struct Level<'a> {
     folder: Arc<OwnedFd>,
     path_bytes: usize,
@@ -100,12 +70,16 @@ struct Level<'a> {
     plan: &'a Plan,
     device: u64,
     own: (Entry, Stat),
+    /// How much was met in it and below it.
+    size: Size,
+    /// Whether it was named, as a source or on the way to one.
+    is_named: bool,
 }
 
 /// Walks live folders.
 pub struct Walker<'a> {
     options: &'a WalkOptions<'a>,
-    parent: Option<&'a Reader>,
+    parent: Parent<'a>,
     owners: &'a Owners,
     progress: &'a dyn Progress,
     items: Sender<Item>,
@@ -113,7 +87,11 @@ pub struct Walker<'a> {
     open: OpenBatch,
     /// What is left out: the paths of folders, and the names in each.
     left_out: HashMap<&'a [u8], HashSet<&'a [u8]>>,
-    links: HashMap<(u64, u64), Inode>,
+    links: Links,
+    sizes: Sizes,
+    /// What the parent has of what is walked last.
+    late: Option<(Entry, Stat)>,
+    failed: Option<Error>,
     path: Vec<u8>,
     levels: Vec<Level<'a>>,
 }
@@ -131,21 +109,34 @@ impl<'a> Walker<'a> {
         items: Sender<Item>,
         jobs: Sender<Job>,
     ) -> Self {
-        let mut left_out: HashMap<&[u8], HashSet<&[u8]>> = HashMap::new();
-        for path in &options.view.left_out {
-            if let Some((folder, name)) = path.iter().rposition(|b| *b == b'/').map(|at| path.split_at(at)) {
-                left_out.entry(folder).or_default().insert(name.get(1..).unwrap_or_default());
-            }
+        let left_out = options.view.left_out_of_folders();
+        let parent = Parent(parent);
+        let (open, links, sizes, path, levels) =
+            (OpenBatch::default(), Links::default(), Sizes::new(), Vec::new(), Vec::new());
+        let (late, failed) = (None, None);
+        Self {
+            options,
+            parent,
+            owners,
+            progress,
+            items,
+            jobs,
+            open,
+            left_out,
+            links,
+            sizes,
+            late,
+            failed,
+            path,
+            levels,
         }
-        let (open, links, path, levels) = (OpenBatch::default(), HashMap::new(), Vec::new(), Vec::new());
-        Self { options, parent, owners, progress, items, jobs, open, left_out, links, path, levels }
     }
 
     /// Walks from the root of the file system to everything that is planned. `parent` is the root of the snapshot to
     /// compare with. Ends early, without closing the root, where the work is stopped.
     ///
     /// # Errors
-    /// `File` where the root itself cannot be opened.
+    /// `File` where the root itself cannot be opened; that of what is made late.
     pub fn run(mut self, plan: &'a Plan, parent: Option<(&Entry, &Stat)>) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let base = &self.options.view.root;
@@ -154,7 +145,7 @@ impl<'a> Walker<'a> {
         if self.enter(Ok(root), Found { name: Vec::new(), stat, elsewhere: None }, parent, plan).is_ok() {
             let _ = self.walk();
         }
-        Ok(())
+        self.failed.take().map_or(Ok(()), Err)
     }
 
     fn walk(&mut self) -> Result<(), Ended> {
@@ -202,6 +193,9 @@ impl<'a> Walker<'a> {
                     Err(e) => self.problem("read the attributes of", &e)?,
                 }
                 names = self.list(folder, plan, &found)?;
+                if self.levels.is_empty() {
+                    self.defer(&mut names, parent);
+                }
                 if !plan.is_source && self.levels.last().is_some_and(|level| level.plan.is_source) {
                     self.tell(Item::LeftOut)?;
                 }
@@ -215,23 +209,62 @@ impl<'a> Walker<'a> {
             trusted(&found.stat, looked),
         );
         let Ok(folder) = opened else { return self.tell(Item::Close(own.0, own.1)) };
-        let parent = self.parent.zip(parent).and_then(|(reader, (entry, stat))| match &entry.node {
-            Node::Folder { content } => Some(listing(reader, content, stat.folder.as_ref()).peekable()),
-            _ => None,
-        });
+        let parent = self.parent.listing(parent);
         let device = match self.levels.last() {
             Some(level) if plan.is_source && plan.from.is_none() && level.plan.is_source => level.device,
             _ => found.stat.st_dev,
         };
-        let (path_bytes, found) = (self.path.len(), names.into_iter());
-        self.levels.push(Level { folder: Arc::new(folder), path_bytes, found, parent, plan, device, own });
+        let is_named = self.levels.last().is_none_or(|level| level.plan.names.contains_key(&own.0.name));
+        let (path_bytes, found, size) = (self.path.len(), names.into_iter(), Size::default());
+        self.levels.push(Level {
+            folder: Arc::new(folder),
+            path_bytes,
+            found,
+            parent,
+            plan,
+            device,
+            own,
+            size,
+            is_named,
+        });
         Ok(())
     }
 
     fn leave(&mut self) -> Result<(), Ended> {
         let Some(level) = self.levels.pop() else { return Ok(()) };
         self.progress.tell(Event::Done { entries: 1, bytes: 0 });
+        self.count(level.is_named, Size { entries: level.size.entries + 1, bytes: level.size.bytes });
         self.tell(Item::Close(level.own.0, level.own.1))
+    }
+
+    /// Counts what is at the path that the walk is at, and below it.
+    fn count(&mut self, is_named: bool, size: Size) {
+        if is_named {
+            self.sizes.insert(self.path.clone(), size);
+        }
+        self.levels.last_mut().into_iter().for_each(|level| level.size += size);
+    }
+
+    /// Puts what is walked last behind all else in the root, and keeps what the parent has of it.
+    fn defer(&mut self, found: &mut [Found], parent: Option<(&Entry, &Stat)>) {
+        let Some(late) = &self.options.view.late else { return };
+        found.sort_by_key(|found| found.name == late.name);
+        self.late = self.parent.listing(parent).and_then(|mut parent| advance(&mut parent, &late.name));
+    }
+
+    /// Has what is walked last put together, and looks at it anew.
+    fn make(&mut self, late: &Late, found: Found) -> Result<Found, Ended> {
+        let made = (late.make)(&self.sizes);
+        let from = self.levels.last().and_then(|level| level.plan.names.get(&found.name)?.from.as_deref());
+        match (made, from.map(|from| Found::elsewhere(&found.name, from))) {
+            (Ok(()), Some(Ok(found))) => Ok(found),
+            (Ok(()), Some(Err(e))) => self.problem("look at", &e).map(|()| found),
+            (Ok(()), None) => Ok(found),
+            (Err(e), _) => {
+                self.failed = Some(e);
+                Err(Ended)
+            }
+        }
     }
 
     /// Names of an open folder that are wanted, in stored order, each with its inode.
@@ -297,6 +330,11 @@ impl<'a> Walker<'a> {
             return Err(Ended);
         }
         self.step_into(&found.name);
+        let late = self.options.view.late.as_ref().filter(|late| self.levels.len() == 1 && late.name == found.name);
+        let found = match late {
+            Some(late) => self.make(late, found)?,
+            None => found,
+        };
         let kind = FileType::from_raw_mode(found.stat.st_mode);
         let is_folder = kind == FileType::Directory;
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
@@ -305,7 +343,8 @@ impl<'a> Walker<'a> {
             return self.tell(Item::LeftOut);
         }
         let plan = own.unwrap_or(&EVERYTHING);
-        let parent = level.parent.as_mut().and_then(|parent| advance(parent, &found.name));
+        let listed = level.parent.as_mut().and_then(|parent| advance(parent, &found.name));
+        let parent = late.and_then(|_| self.late.take()).or(listed);
         if is_folder {
             return self.take_folder(found, parent, plan);
         }
@@ -313,7 +352,10 @@ impl<'a> Walker<'a> {
             return self.problem("enter", &io::Error::other("it is no folder"));
         }
         self.progress.tell(Event::Path(&self.path));
-        if kind == FileType::RegularFile {
+        let is_file = kind == FileType::RegularFile;
+        let bytes = if is_file { u64::try_from(found.stat.st_size).unwrap_or_default() } else { 0 };
+        self.count(own.is_some(), Size { entries: 1, bytes });
+        if is_file {
             return self.take_file(found, parent);
         }
         self.take_other(found, kind)
@@ -351,27 +393,16 @@ impl<'a> Walker<'a> {
         self.tell(Item::Close(entry, trusted(&found.stat, now())))
     }
 
-    /// The id that all names of an inode share, and where its content is if this is not its first name. An inode that
-    /// has changed since its other names were met, or whose number serves another file by now, begins anew.
+    /// The id that all names of an inode share, and where its content is if this is not its first name.
     fn link(&mut self, stat: &rustix::fs::Stat) -> Result<(Option<u64>, Option<Linked>), Ended> {
-        if stat.st_nlink < 2 {
-            return Ok((None, None));
-        }
-        let own = blake3::hash(&self.path).as_bytes().first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
-        match self.links.get(&(stat.st_dev, stat.st_ino)) {
-            Some(inode) if inode.is_as(stat) => Ok((Some(inode.link), Some(inode.linked.clone()))),
-            None => Ok((Some(own), None)),
-            Some(_) => {
+        match self.links.find(stat, &self.path) {
+            Known::Alone => Ok((None, None)),
+            Known::First(link) => Ok((Some(link), None)),
+            Known::Again(link, linked) => Ok((Some(link), Some(linked))),
+            Known::Changed(link) => {
                 let cause = io::Error::other("it has changed since its other names were stored");
-                self.problem("keep the link of", &cause).map(|()| (Some(own), None))
+                self.problem("keep the link of", &cause).map(|()| (Some(link), None))
             }
-        }
-    }
-
-    fn remember(&mut self, stat: &rustix::fs::Stat, link: Option<u64>, linked: Linked) {
-        if let Some(link) = link {
-            let (size, mtime, ctime) = (stat.st_size, metadata::mtime(stat), metadata::ctime(stat));
-            self.links.insert((stat.st_dev, stat.st_ino), Inode { link, size, mtime, ctime, linked });
         }
     }
 
@@ -385,7 +416,7 @@ impl<'a> Walker<'a> {
         let looked = now();
         if let Some((entry, stat)) = parent.and_then(|parent| self.unchanged(&found, parent)) {
             self.progress.tell(Event::Done { entries: 1, bytes: size });
-            self.remember(&found.stat, link, Linked::Whole(entry.node.clone()));
+            self.links.remember(&found.stat, link, Linked::Whole(entry.node.clone()));
             return self.tell(Item::Whole(Entry { link, ..entry }, stat));
         }
         if let Some(Linked::Whole(node)) = known {
@@ -400,7 +431,7 @@ impl<'a> Walker<'a> {
         let Some(level) = self.levels.last() else { return Ok(()) };
         let (folder, name) = found.place(&level.folder);
         let (batch, position) = self.open.add(Arc::clone(folder), name.to_vec(), size);
-        self.remember(&found.stat, link, Linked::Reading(Arc::clone(&batch), position));
+        self.links.remember(&found.stat, link, Linked::Reading(Arc::clone(&batch), position));
         let (path, inode) = (self.path.clone(), (found.stat.st_ino, true));
         self.tell(Item::Reading { name: found.name, link, batch, position, inode, path })
     }
@@ -413,28 +444,13 @@ impl<'a> Walker<'a> {
             && entry.metadata.mtime == metadata::mtime(&found.stat)
             && stat.ctime == Some(metadata::ctime(&found.stat))
             && stat.inode == found.stat.st_ino;
-        if !same || !self.is_known(content) {
+        if !same || !self.parent.has(content) {
             return None;
         }
         // The inode has not changed, so neither have mode, owner and attributes; but names of owners may have.
         let metadata = metadata::metadata(&found.stat, self.owners, Arc::clone(&entry.metadata.xattrs));
         let stat = Stat { device: found.stat.st_dev, ..stat };
         Some((Entry { metadata, ..entry }, stat))
-    }
-
-    fn is_known(&self, content: &Content) -> bool {
-        let Some(reader) = self.parent else { return false };
-        let known = |run: &Run| match run {
-            Run::Data { id, .. } => reader.index().is_known(id),
-            Run::Hole { .. } => true,
-        };
-        let is_known = content.runs.iter().all(known);
-        if content.depth == 0 || !is_known {
-            return is_known;
-        }
-        let mut inner = runs(reader, content);
-        inner.all(|run| run.is_ok_and(|run| known(&run)))
-            && inner.take_lists().iter().all(|id| reader.index().is_known(id))
     }
 
     /// The attributes of a name; nothing where they cannot be read, which is told.
@@ -465,7 +481,7 @@ impl<'a> Walker<'a> {
         };
         let xattrs = self.xattrs_of(&found)?.unwrap_or_default();
         let (link, _) = self.link(&found.stat)?;
-        self.remember(&found.stat, link, Linked::Whole(node.clone()));
+        self.links.remember(&found.stat, link, Linked::Whole(node.clone()));
         let metadata: Metadata = metadata::metadata(&found.stat, self.owners, xattrs);
         self.progress.tell(Event::Done { entries: 1, bytes: 0 });
         let entry = Entry { name: found.name, metadata, node, link, partial: false, extensions: Vec::new() };
@@ -477,20 +493,5 @@ impl Drop for Walker<'_> {
     /// Hands out what is still open, so that the trees can be finished.
     fn drop(&mut self) {
         let _ = self.hand_out();
-    }
-}
-
-/// Moves a parent's listing up to a name and takes the entry, if it is there with its stat. What cannot be read of the
-/// parent is as if it were not there.
-fn advance(parent: &mut Peekable<Listing<'_>>, name: &[u8]) -> Option<(Entry, Stat)> {
-    loop {
-        match parent.peek()? {
-            Ok((entry, _)) if entry.name.as_slice() > name => return None,
-            Ok((entry, _)) if entry.name.as_slice() == name => {
-                let (entry, stat) = parent.next()?.ok()?;
-                return Some((entry, stat.unwrap_or_default()));
-            }
-            _ => drop(parent.next()),
-        }
     }
 }

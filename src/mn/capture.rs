@@ -5,14 +5,14 @@
 //! captured: that is the backup's work, and the plan alone can be shown.
 
 use crate::{
-    archive::plan::{Graft, View},
+    archive::plan::{Graft, Late, Size, View},
     error::Result,
     mn::{
         accounts::{self, Account},
         database::{self, Dump, DumpOptions},
         leftout::{Copied, DISTRIBUTION, Decision, Kept, LeftOut, Rules, is_below},
         machine::{Distribution, Machine},
-        measured::{Size, Without, measure},
+        measured::{Without, measure},
         mounts::{Mount, Mounts},
         named::{self, Named},
         options::{Options, is_chosen, require_known, require_node},
@@ -87,6 +87,7 @@ pub struct CapturePlan {
     pub xcat: Option<Version>,
     hidden: HashSet<Vec<u8>>,
     grafts: Vec<Graft>,
+    late: Option<Late>,
 }
 
 /// Finds out what is to be captured. Tables and what else is made on the way goes into `staging`, which is empty and can be
@@ -152,6 +153,7 @@ pub fn plan(
         xcat,
         hidden,
         grafts,
+        late: None,
     })
 }
 
@@ -181,20 +183,14 @@ impl CapturePlan {
         &self.grafts
     }
 
-    /// How many bytes of the parts are on the file system that is mounted at a path, if that was measured.
-    pub fn needed_bytes(&self, at: &[u8]) -> Option<u64> {
-        let mut bytes = None;
-        for (root, size) in self.parts.iter().filter_map(|part| Some((part.roots.as_slice(), part.size?))) {
-            if root.iter().any(|root| self.mounts.holding(&root.real).is_some_and(|mount| mount.at == at)) {
-                bytes = Some(bytes.unwrap_or(0_u64).saturating_add(size.bytes));
-            }
-        }
-        bytes
-    }
-
     /// Puts a file or folder from elsewhere into the snapshot.
     pub fn graft(&mut self, graft: Graft) {
         self.grafts.push(graft);
+    }
+
+    /// Has something of the grafts put together last.
+    pub fn put_last(&mut self, late: Late) {
+        self.late = Some(late);
     }
 
     /// How a backup looks at the machine.
@@ -205,8 +201,20 @@ impl CapturePlan {
             left_out: self.hidden.clone(),
             problems: self.problems.clone(),
             directory: machine.directory(),
+            late: self.late.clone(),
         }
     }
+}
+
+/// How many bytes of parts are on the file system that is mounted at a path, if they were measured.
+pub fn needed_bytes(parts: &[Part], mounts: &Mounts, at: &[u8]) -> Option<u64> {
+    let mut bytes = None;
+    for (root, size) in parts.iter().filter_map(|part| Some((part.roots.as_slice(), part.size?))) {
+        if root.iter().any(|root| mounts.holding(&root.real).is_some_and(|mount| mount.at == at)) {
+            bytes = Some(bytes.unwrap_or(0_u64).saturating_add(size.bytes));
+        }
+    }
+    bytes
 }
 
 /// A plan that is being made.
@@ -453,15 +461,16 @@ impl<'a> Work<'a> {
         Ok(seen.into_iter().collect())
     }
 
-    /// Finds out how much every part is, without what is left out, and how much that is.
+    /// Finds out how much is left out and, where that is asked for, how much every part is without that.
     fn measure(&mut self, decision: &mut Decision) {
         let inside = &self.machine.inside;
         let out = decision.left_out.iter().map(|out| &out.path).chain(&self.hidden).chain(&self.dump.hidden);
         let (without, all) = (Without::new(inside, out), Without::new(inside, []));
         let roots: Vec<&[u8]> = self.parts.iter().flat_map(|part| &part.roots).map(|root| &*root.real).collect();
+        let measured = if self.options.measure { roots.as_slice() } else { &[] };
         let is_copy = |out: &LeftOut| out.class == DISTRIBUTION;
         let left_out: Vec<&[u8]> = decision.left_out.iter().filter(|out| !is_copy(out)).map(|o| &*o.path).collect();
-        let (taken, left) = rayon::join(|| measure(inside, &roots, &without), || measure(inside, &left_out, &all));
+        let (taken, left) = rayon::join(|| measure(inside, measured, &without), || measure(inside, &left_out, &all));
         let by_themselves: HashSet<&[u8]> = roots.into_iter().collect();
         let mut left = left.into_iter();
         for out in &mut decision.left_out {
@@ -471,7 +480,7 @@ impl<'a> Work<'a> {
             }
         }
         let mut sizes = taken.into_iter();
-        for part in &mut self.parts {
+        for part in self.parts.iter_mut().filter(|_| self.options.measure) {
             let mut size = Size::default();
             sizes.by_ref().take(part.roots.len()).for_each(|root| size += root);
             part.size = Some(size);

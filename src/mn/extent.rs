@@ -2,7 +2,7 @@
 //!
 //! It follows no link, stays on its file system, and looks at nothing that is shunned. Knows nothing of xCAT.
 
-use crate::mn::{inside::Inside, measured::Size};
+use crate::{archive::plan::Size, mn::inside::Inside};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use std::os::fd::OwnedFd;
 

@@ -4,13 +4,15 @@
 //! that a table names is left out only if it bears the mark of a distribution or of an image, and if no other part of the
 //! capture is in it, is it, or has it in it. `pkgdir=/install` and `rootimgdir=/` leave nothing out.
 
-use crate::mn::{
-    disc::{Mark, is_copy, marks},
-    inside::Inside,
-    measured::Size,
-    profile::{OutRule, Variables, expand},
-    tables::{Row, Tables},
-    unlisted::Unlisted,
+use crate::{
+    archive::plan::Size,
+    mn::{
+        disc::{Mark, is_copy, marks},
+        inside::Inside,
+        profile::{OutRule, Variables, expand},
+        tables::{Row, Tables},
+        unlisted::Unlisted,
+    },
 };
 use std::collections::{BTreeMap, BTreeSet};
 

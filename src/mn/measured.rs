@@ -4,10 +4,9 @@
 //! are: only files, for their size, and folders, for their file system, are looked at. Every capture does this before it
 //! walks the same files once more, so it has to be quick. Knows nothing of xCAT.
 
-use crate::mn::inside::Inside;
+use crate::{archive::plan::Size, mn::inside::Inside};
 use rayon::Scope;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat};
-use serde::Serialize;
 use std::{
     collections::HashMap,
     ffi::CStr,
@@ -23,22 +22,6 @@ use std::{
 const LIST_BYTES: usize = 32 << 10;
 /// How many bytes of names are looked at by one thread: a few hundred names.
 const LOOK_BYTES: usize = 8 << 10;
-
-/// How much something is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Size {
-    /// Entries of any kind.
-    pub entries: u64,
-    /// Bytes of the files among them.
-    pub bytes: u64,
-}
-
-impl std::ops::AddAssign for Size {
-    fn add_assign(&mut self, other: Self) {
-        self.entries = self.entries.saturating_add(other.entries);
-        self.bytes = self.bytes.saturating_add(other.bytes);
-    }
-}
 
 /// Paths that are not counted, with all that is below them: as they are, without links on the way.
 #[derive(Debug, Default)]

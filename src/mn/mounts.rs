@@ -108,7 +108,7 @@ pub struct Mount {
 }
 
 /// All that is mounted, and all that the machine's fstab lists.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Mounts {
     /// What is mounted and can be reached, each place once, in the order of the places. What holds the root is at `/`.
     pub mounted: Vec<Mount>,

@@ -29,6 +29,8 @@ pub struct Options {
     pub with: BTreeSet<String>,
     /// The tables eventlog and auditlog too.
     pub logs: bool,
+    /// Find out how much every part is before anything is stored; what is stored finds it out by itself.
+    pub measure: bool,
     /// Where digests of packaged files are remembered.
     pub cache: Option<PathBuf>,
 }

@@ -4,11 +4,11 @@
 //! leads nowhere, or whose file system is not mounted is a problem: the snapshot is incomplete.
 
 use crate::{
+    archive::plan::Size,
     mn::{
         inside::Link,
         leftout::is_below,
         machine::Machine,
-        measured::Size,
         mounts::{Mount, Mounts, answers},
         profile::{Class, PartRule, Variables, expand},
     },

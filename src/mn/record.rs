@@ -1,10 +1,10 @@
 //! What was found out of a management node, as its manifest and as the cluster that its snapshot is of.
 
 use crate::{
-    archive::plan::Graft,
+    archive::plan::{Graft, Late, Size, Sizes},
     error::{Error, Result},
     mn::{
-        capture::CapturePlan,
+        capture::{CapturePlan, needed_bytes},
         identity::{Identity, fqdn, identity},
         leftout::{Copied, LeftOut},
         machine::Machine,
@@ -29,7 +29,12 @@ use crate::{
     progress::Progress,
     repo::{cluster::Cluster, snapshot::Problem},
 };
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// The folder that only xsnap knows in a snapshot.
 const OWN: &[u8] = b"/.xsnap";
@@ -58,7 +63,7 @@ pub struct Recorded {
     pub host: Vec<u8>,
     /// The cluster.
     pub cluster: Cluster,
-    /// The manifest, which is in the snapshot, too.
+    /// The manifest, which is in the snapshot, too; there it also says how much was stored.
     pub manifest: Manifest,
 }
 
@@ -95,8 +100,6 @@ pub fn record(
     let manifest = manifest(machine, plan, (&identity, domain), words, &cluster, packages);
     let own = staging.join("xsnap");
     fs::create_dir_all(&own).map_err(|e| Error::file("make", &own, e))?;
-    let path = own.join("manifest.json");
-    fs::write(&path, manifest.dump()?).map_err(|e| Error::file("write", &path, e))?;
     for graft in plan.grafts() {
         // Each stands in a folder that is there.
         let Some(rest) = graft.at.strip_prefix(OWN).and_then(|rest| rest.strip_prefix(b"/")) else { continue };
@@ -105,8 +108,28 @@ pub fn record(
         let folder = folders.iter().fold(own.clone(), |at, name| at.join(String::from_utf8_lossy(name).as_ref()));
         fs::create_dir_all(&folder).map_err(|e| Error::file("make", &folder, e))?;
     }
+    plan.put_last(late(&manifest, plan, own.join("manifest.json")));
     plan.graft(Graft { at: OWN.to_vec(), from: own });
     Ok(Recorded { host: identity.host_name, cluster, manifest })
+}
+
+/// The manifest, written once all else has been stored: it says how much that is.
+fn late(manifest: &Manifest, plan: &CapturePlan, path: PathBuf) -> Late {
+    let (manifest, parts, mounts) = (manifest.clone(), plan.parts.clone(), plan.mounts.clone());
+    let make = move |sizes: &Sizes| {
+        let (mut manifest, mut parts) = (manifest.clone(), parts.clone());
+        for (part, words) in parts.iter_mut().zip(&mut manifest.parts) {
+            let mut size = Size::default();
+            part.roots.iter().filter_map(|root| sizes.get(&root.real)).for_each(|root| size += *root);
+            (part.size, words.bytes) = (Some(size), Some(size.bytes));
+        }
+        for mount in &mut manifest.machine.mounts {
+            mount.needed_bytes = needed_bytes(&parts, &mounts, &mount.at.bytes());
+        }
+        fs::write(&path, manifest.dump()?).map_err(|e| Error::file("write", &path, e))
+    };
+    let name = OWN.strip_prefix(b"/").unwrap_or(OWN).to_vec();
+    Late { name, make: Arc::new(make) }
 }
 
 /// Whether rpm keeps the books of the machine, and nothing here can read them.
@@ -226,7 +249,7 @@ fn machine_words(plan: &CapturePlan, identity: &Identity, domain: String, servic
                 at: (&mount.at).into(),
                 kind: mount.kind.clone(),
                 source: (&mount.source).into(),
-                needed_bytes: plan.needed_bytes(&mount.at),
+                needed_bytes: needed_bytes(&plan.parts, &plan.mounts, &mount.at),
             })
             .collect(),
         selinux: services.selinux.clone(),

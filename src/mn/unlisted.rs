@@ -4,14 +4,16 @@
 //! What the walk that measures the copy meets is remembered, and whatever a list of the copy names is taken away from that.
 //! Lists are the metadata of its repositories, its checksums, and the names that discs have always had.
 
-use crate::mn::{
-    disc::{Treeinfo, checksums, extra_files, products, susetags, text},
-    extent::measure_telling,
-    index_deb, index_rpm,
-    inside::Inside,
-    measured::Size,
-    repositories::percent_decoded,
-    shelf::{Folder, Shelf, bad, read_metadata},
+use crate::{
+    archive::plan::Size,
+    mn::{
+        disc::{Treeinfo, checksums, extra_files, products, susetags, text},
+        extent::measure_telling,
+        index_deb, index_rpm,
+        inside::Inside,
+        repositories::percent_decoded,
+        shelf::{Folder, Shelf, bad, read_metadata},
+    },
 };
 use rustix::fs::{FileType, Stat};
 use std::{

@@ -10,6 +10,7 @@ use crate::support::{
 use rusqlite::Connection;
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -112,6 +113,35 @@ impl Scene {
 
 fn of<'a>(lines: &'a [Value], message: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["message"] == message).collect()
+}
+
+#[test]
+fn the_manifest_says_how_much_of_every_part_was_stored_and_a_dry_run_says_the_same() {
+    if !privileged() {
+        return;
+    }
+    let scene = Scene::new();
+    let planned = scene.capture(&["--dry-run", "--json"]).expect(3).json();
+    let planned = of(&planned, "part").into_iter().map(|line| (line["part"].to_string(), line["bytes"].clone()));
+    let planned: BTreeMap<String, Value> = planned.collect();
+    scene.capture(&[]).expect(3);
+    let shown = run(&scene.repo, ["show", "latest", "--json"]).expect(0).message("show");
+    let parts = shown["manifest"]["parts"].as_array().unwrap();
+    let stored: BTreeMap<String, Value> =
+        parts.iter().map(|part| (part["name"].to_string(), part["bytes"].clone())).collect();
+    // Copies of the tables stand among what is xCAT's.
+    let tables = "\"xcat\"";
+    assert!(stored[tables].as_u64() > planned[tables].as_u64(), "{stored:?} {planned:?}");
+    let without = |mut parts: BTreeMap<String, Value>| {
+        parts.remove(tables);
+        parts
+    };
+    assert_eq!(without(stored.clone()), without(planned));
+    assert!(stored.values().filter(|bytes| bytes.as_u64().unwrap() > 0).count() > 3, "{stored:?}");
+    // The manifest was walked last and stands where it always stood; what is unchanged is not read again.
+    let target = scene.restored();
+    assert!(target.join(".xsnap/manifest.json").exists() && target.join(".xsnap/xcatdb/site.csv").exists());
+    run(&scene.repo, ["check", "--read-data"]).expect(0);
 }
 
 #[test]

@@ -9,13 +9,15 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, chown, symlink},
     path::Path,
+    sync::Arc,
 };
 use xsnap::{
     archive::{
         accounts::Directory,
         backup::{Request, backup},
-        plan::{Graft, View},
+        plan::{Graft, Late, Size, Sizes, View},
     },
+    error::Error,
     progress::Silent,
     repo::{
         opening::Access,
@@ -91,6 +93,53 @@ fn another_root_grafts_and_what_is_left_out_come_back_as_they_were_meant() {
     // What only leads to a source is marked, so that a restore removes nothing beside it.
     assert!(store.entry(&snapshot, Path::new("/install/os")).partial);
     assert!(!store.entry(&snapshot, Path::new("/install")).partial);
+    drop(place);
+}
+
+#[test]
+fn what_is_walked_last_is_told_what_was_met_and_stands_where_its_name_belongs() {
+    let (place, path) = place();
+    let (disk, beside) = disk(&path);
+    let store = Store::init(path.join("repository"), None);
+    std::thread::sleep(std::time::Duration::from_millis(3100));
+    let snapshots: Vec<Snapshot> = (0..2)
+        .map(|_| {
+            let own = beside.join("own");
+            let make = move |sizes: &Sizes| {
+                let told = |(path, size): (&Vec<u8>, &Size)| {
+                    format!("{} {} {}", String::from_utf8_lossy(path), size.entries, size.bytes)
+                };
+                let mut lines: Vec<String> = sizes.iter().map(told).collect();
+                lines.sort();
+                fs::write(own.join("manifest.json"), lines.join("\n")).unwrap();
+                Ok(())
+            };
+            let view = View {
+                root: disk.clone(),
+                grafts: vec![Graft { at: b"/.xsnap".to_vec(), from: beside.join("own") }],
+                left_out: [b"/install/os".to_vec()].into(),
+                late: Some(Late { name: b".xsnap".to_vec(), make: Arc::new(make) }),
+                ..View::default()
+            };
+            store.backup_as(&request(&store, &["/etc", "/install", "/install/custom", "/var/log/messages"], view))
+        })
+        .collect();
+    let target = path.join("target");
+    store.restore(snapshots[1].id, Path::new("/"), &target);
+    assert_eq!(
+        fs::read_to_string(target.join(".xsnap/manifest.json")).unwrap(),
+        "/etc 6 23\n/install 3 4\n/install/custom 2 4\n/var 3 13\n/var/log 2 13\n/var/log/messages 1 13"
+    );
+    assert_eq!(fs::read_to_string(target.join(".xsnap/xcatdb/site.csv")).unwrap(), "#key\n");
+    // Of what is walked last, too, only what has changed is read again.
+    assert_eq!(snapshots[1].counts.files_read, 1);
+    let failing = Late { name: b".xsnap".to_vec(), make: Arc::new(|_: &Sizes| Err(Error::Usage("no".into()))) };
+    let view = View { root: disk, late: Some(failing), ..View::default() };
+    let graft = Graft { at: b"/.xsnap".to_vec(), from: beside.join("own") };
+    let view = View { grafts: vec![graft], ..view };
+    let mut repository = store.open(Access::Write);
+    let failed = backup(&mut repository, &request(&store, &["/etc"], view), &Silent).unwrap_err();
+    assert!(matches!(failed, Error::Usage(_)), "{failed}");
     drop(place);
 }
 

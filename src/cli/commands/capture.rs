@@ -105,6 +105,7 @@ fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Res
     let staging = staging(words.capture.staging.as_deref())?;
     let mut options = options(&words.capture)?;
     options.cache = machine.is_live().then(cache);
+    options.measure = words.dry_run;
     session.screen.begin("capture");
     let planned = plan(machine, staging.path(), &options, session.screen);
     session.screen.end();
@@ -241,6 +242,7 @@ fn options(words: &Capture) -> Result<Options> {
         also: also.collect::<Result<_, _>>()?,
         with: set(&words.with),
         logs: words.with_logs,
+        measure: false,
         cache: None,
     })
 }
