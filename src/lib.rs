@@ -518,6 +518,9 @@ pub mod import {
     /// What xCAT makes anew of its tables.
     pub mod regenerate;
 
+    /// How much room an import needs, and where.
+    pub mod room;
+
     /// What speaks against an import.
     pub mod preflight;
 

@@ -1,11 +1,14 @@
 //! What speaks against an import, found before anything is changed: each with its reason and the way on.
 
 use crate::{
+    error::Result,
     import::{
         asked::{Asked, Configs},
         brought::Brought,
         placement::Placement,
+        room::{self, Short},
         services::XCAT_PORT,
+        steps::Step,
         target::Target,
         unexplained::{self, Unexplained},
     },
@@ -17,10 +20,9 @@ use crate::{
         tables::Tables,
         units::services,
     },
-    storage::filesystem::room,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -38,8 +40,6 @@ pub struct Objection {
 
 /// How long another machine may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// What a file system needs beside the files themselves.
-const SPARE_BYTES: u64 = 64 << 20;
 
 /// The objections to an import, and what is known of this machine.
 #[derive(Debug)]
@@ -60,6 +60,9 @@ struct Search<'a> {
 }
 
 /// Looks for what speaks against an import. Changes nothing.
+///
+/// # Errors
+/// Those of the repository.
 pub fn preflight(
     target: &Target<'_>,
     brought: &Brought<'_>,
@@ -67,13 +70,13 @@ pub fn preflight(
     tables: &Tables,
     asked: &Asked,
     is_under_way: bool,
-) -> Preflight {
+) -> Result<Preflight> {
     let identity = identity(target.machine, &Tables::default());
     let mut search = Search { target, manifest: &brought.manifest, asked, found: Vec::new() };
     search.distribution(&identity);
     let has_xcat = search.installed(is_under_way);
     search.snapshot(brought, has_xcat);
-    search.room(placement);
+    search.room(brought, placement, asks_manager(asked, has_xcat, is_under_way))?;
     search.name(&identity, is_under_way);
     search.network(&identity);
     search.others(&identity);
@@ -81,7 +84,7 @@ pub fn preflight(
     search.configuration(brought, tables);
     let mut objections = search.found;
     objections.sort_by_key(|objection| !objection.refuses);
-    Preflight { objections, identity, has_xcat }
+    Ok(Preflight { objections, identity, has_xcat })
 }
 
 impl Search<'_> {
@@ -184,28 +187,16 @@ impl Search<'_> {
     }
 
     /// Whether each file system has the room that is needed.
-    fn room(&mut self, placement: &Placement) {
-        let mut needed: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
-        let mounts = crate::mn::mounts::Mounts::of(self.target.machine);
-        for mount in &self.manifest.machine.mounts {
-            let (at, bytes) = (mount.at.bytes(), mount.needed_bytes.unwrap_or_default());
-            if !placement.not_mounted.contains(&at) {
-                let here = mounts.holding(&at).map_or_else(|| b"/".to_vec(), |mount| mount.at.clone());
-                *needed.entry(here).or_default() += bytes;
-            }
+    fn room(&mut self, brought: &Brought<'_>, placement: &Placement, asks_manager: bool) -> Result<()> {
+        let short = room::short(self.target, brought, placement, self.asked, asks_manager)?;
+        for Short { at, needed_bytes, free_bytes } in short {
+            let (needs, has) = (needed_bytes.div_ceil(1 << 20), free_bytes >> 20);
+            self.refuse(
+                format!("{} has {has} MiB free, and the import needs {needs} MiB there", at.display()),
+                "make room, or take fewer parts: --part",
+            );
         }
-        for (at, bytes) in needed.into_iter().filter(|(_, bytes)| *bytes > 0) {
-            let path = self.target.live(&at);
-            let Ok(Some(room)) = room(&path) else { continue };
-            // What is there already, from an import that goes on or from the packages, is not needed twice.
-            if room.free_bytes < bytes.saturating_add(SPARE_BYTES) {
-                let (needs, has) = (bytes.div_ceil(1 << 20), room.free_bytes >> 20);
-                self.refuse(
-                    format!("{} has {has} MiB free, and the snapshot's files need {needs} MiB there", path.display()),
-                    "make room, or take fewer parts: --part",
-                );
-            }
-        }
+        Ok(())
     }
 
     fn name(&mut self, identity: &Identity, is_under_way: bool) {
@@ -343,6 +334,11 @@ impl Search<'_> {
             );
         }
     }
+}
+
+/// Whether the package manager is asked before anything is changed.
+pub fn asks_manager(asked: &Asked, has_xcat: bool, is_under_way: bool) -> bool {
+    asked.leaves_out(Step::Install).is_none() && !has_xcat && !is_under_way
 }
 
 /// What captured configuration has that no table explains.

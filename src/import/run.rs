@@ -19,16 +19,13 @@ use crate::{
         setup,
         steps::{Planned, STEPS, Step},
         supplied::InstallRequest,
-        target::Target,
+        target::{OWN, PACKAGES, Target},
         undo::{self, Kept},
     },
     mn::{csv_folder::LOGS, mounts::Mounts, packages::Part, recalled, tables::Tables},
     progress::Progress,
 };
 use std::{collections::BTreeSet, os::fd::AsFd, path::Path, time::Instant};
-
-/// Where packages stay, below the import's own folder.
-const PACKAGES: &str = "packages";
 
 /// An import that can be planned and done.
 #[derive(Debug)]
@@ -75,7 +72,7 @@ impl<'a> Import<'a> {
     pub fn preflight(&self, journal: Option<&Journal>, progress: &dyn Progress) -> Result<Preflight> {
         let is_known = journal.is_some_and(|journal| STEPS.iter().any(|step| journal.state(*step).is_some()));
         let (target, brought) = (self.target, self.brought);
-        let mut found = preflight::preflight(target, brought, &self.placement, &self.tables, self.asked, is_known);
+        let mut found = preflight::preflight(target, brought, &self.placement, &self.tables, self.asked, is_known)?;
         if wants_tables(self.asked) {
             let own: Vec<String> = own_addresses(&found.identity).iter().map(ToString::to_string).collect();
             let examined = load::examine(&self.load_request(&own))?;
@@ -85,7 +82,7 @@ impl<'a> Import<'a> {
                 refuses: true,
             }));
         }
-        let needs_packages = self.asked.leaves_out(Step::Install).is_none() && !found.has_xcat && !is_known;
+        let needs_packages = preflight::asks_manager(self.asked, found.has_xcat, is_known);
         let is_refused = found.objections.iter().any(|objection| objection.refuses);
         if needs_packages && !is_refused {
             found.objections.extend(self.simulated(progress)?);
@@ -209,11 +206,11 @@ impl<'a> Import<'a> {
     }
 
     fn packages(&self) -> std::path::PathBuf {
-        self.target.live(crate::import::target::OWN).join(PACKAGES).join(&self.snapshot)
+        self.target.live(OWN).join(PACKAGES).join(&self.snapshot)
     }
 
     fn undo_folder(&self) -> String {
-        self.target.live(crate::import::target::OWN).join("undo").display().to_string()
+        self.target.live(OWN).join("undo").display().to_string()
     }
 
     fn install_dir(&self) -> String {

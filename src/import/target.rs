@@ -24,6 +24,8 @@ use std::{
 
 /// Where an import keeps its own, as the machine sees it.
 pub const OWN: &[u8] = b"/var/lib/xsnap";
+/// Where packages stay, below that.
+pub const PACKAGES: &str = "packages";
 /// How long a file that is merged may be.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// How long a command of xCAT may take: thousands of nodes are a matter of minutes.
