@@ -11,10 +11,16 @@ use crate::{
     error::{Error, Result},
     mn::{manifest::Manifest, recalled},
     progress::Progress,
-    repo::{listing::find, repository::Repository, snapshot::Snapshot, tree::Entry},
+    repo::{
+        listing::{find, listing},
+        repository::Repository,
+        snapshot::Snapshot,
+        tree::{Entry, Node},
+    },
 };
 use rustix::fs::{Mode, OFlags};
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -73,6 +79,24 @@ impl<'a> Brought<'a> {
     /// Those of the repository.
     pub fn find(&self, path: &[u8]) -> Result<Option<Entry>> {
         find(&self.repository.tree_reader()?, &self.snapshot.root, path)
+    }
+
+    /// Where the captured node had file systems of their own that hold anything of the snapshot.
+    ///
+    /// # Errors
+    /// Those of the repository.
+    pub fn mounts(&self) -> Result<BTreeSet<Vec<u8>>> {
+        let reader = self.repository.tree_reader()?;
+        let mut held = BTreeSet::new();
+        for at in self.manifest.machine.mounts.iter().map(|mount| mount.at.bytes()) {
+            let found = find(&reader, &self.snapshot.root, &at)?;
+            if let Some(Node::Folder { content }) = found.map(|entry| entry.node)
+                && listing(&reader, &content, None).next().is_some()
+            {
+                held.insert(at);
+            }
+        }
+        Ok(held)
     }
 
     /// The bytes of a file; nothing where the snapshot has none of that path.

@@ -67,8 +67,8 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Decides for every root of every part.
-    pub fn of(manifest: &Manifest, asked: &Asked, mounts: &Mounts) -> Self {
+    /// Decides for every root of every part. `held` are the file systems of the captured node that hold captured files.
+    pub fn of(manifest: &Manifest, asked: &Asked, mounts: &Mounts, held: &BTreeSet<Vec<u8>>) -> Self {
         let mut placement = Self::default();
         let wanted = |part: &PartWords| asked.parts.is_empty() || names_of(asked).contains(part.name.as_str());
         for part in &manifest.parts {
@@ -92,7 +92,7 @@ impl Placement {
         placement.nowhere.retain(|path| !placement.in_place.contains(path));
         placement.merged = MERGED.iter().filter(|path| placement.takes(path)).map(|path| path.to_vec()).collect();
         placement.exact = EXACT.iter().filter(|path| placement.takes(path)).map(|path| path.to_vec()).collect();
-        placement.not_mounted = not_mounted(manifest, mounts);
+        placement.not_mounted = not_mounted(held, mounts);
         placement
     }
 
@@ -194,16 +194,15 @@ pub fn wants_tables(asked: &Asked) -> bool {
 }
 
 /// What of the captured file systems is none here, of those that hold captured files.
-fn not_mounted(manifest: &Manifest, mounts: &Mounts) -> Vec<Vec<u8>> {
-    let at = manifest.machine.mounts.iter().filter(|mount| mount.needed_bytes.is_some_and(|bytes| bytes > 0));
-    let at = at.map(|mount| mount.at.bytes()).filter(|at| !OF_THE_BASE.contains(&at.as_slice()));
-    at.filter(|at| mounts.holding(at).is_none_or(|mount| mount.at != *at)).collect()
+fn not_mounted(held: &BTreeSet<Vec<u8>>, mounts: &Mounts) -> Vec<Vec<u8>> {
+    let own = held.iter().filter(|at| !OF_THE_BASE.contains(&at.as_slice()));
+    own.filter(|at| mounts.holding(at).is_none_or(|mount| mount.at != **at)).cloned().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mn::manifest::{MountWords, RootWords, Word};
+    use crate::mn::manifest::{RootWords, Word};
 
     fn part(name: &str, class: &str, roots: &[&str]) -> PartWords {
         let root = |path: &&str| RootWords {
@@ -231,7 +230,7 @@ mod tests {
 
     #[test]
     fn each_part_goes_where_it_belongs() {
-        let placement = Placement::of(&manifest(), &Asked::default(), &Mounts::default());
+        let placement = Placement::of(&manifest(), &Asked::default(), &Mounts::default(), &BTreeSet::new());
         assert!(
             placement.takes(b"/etc/xcat/ca") && placement.takes(b"/srv/site") && !placement.takes(b"/etc/hostname")
         );
@@ -248,24 +247,17 @@ mod tests {
     #[test]
     fn parts_can_be_chosen_and_captured_configuration_put_back() {
         let asked = Asked { parts: ["keys".to_owned()].into(), ..Asked::default() };
-        let placement = Placement::of(&manifest(), &asked, &Mounts::default());
+        let placement = Placement::of(&manifest(), &asked, &Mounts::default(), &BTreeSet::new());
         assert!(placement.takes(b"/etc/xcat") && !placement.takes(b"/install/custom") && placement.beside.is_empty());
         let asked = Asked { configs: Configs::Restore, ..Asked::default() };
-        let placement = Placement::of(&manifest(), &asked, &Mounts::default());
+        let placement = Placement::of(&manifest(), &asked, &Mounts::default(), &BTreeSet::new());
         assert!(placement.takes(b"/etc/dhcp/dhcpd.conf") && !placement.takes(b"/etc/hostname"));
     }
 
     #[test]
     fn nothing_is_written_where_a_file_system_is_missing() {
-        let mut manifest = manifest();
-        let mount = |at: &str| MountWords {
-            at: Word::Text(at.into()),
-            kind: "ext4".into(),
-            source: Word::default(),
-            needed_bytes: Some(1),
-        };
-        manifest.machine.mounts = vec![mount("/"), mount("/var"), mount("/install")];
-        let placement = Placement::of(&manifest, &Asked::default(), &Mounts::default());
+        let held = [b"/".to_vec(), b"/var".to_vec(), b"/install".to_vec()].into();
+        let placement = Placement::of(&manifest(), &Asked::default(), &Mounts::default(), &held);
         assert_eq!(placement.not_mounted, [b"/install".to_vec()]);
         assert!(placement.choice(None).unwrap().exclude.matches(b"/install", true));
     }

@@ -57,7 +57,7 @@ impl<'a> Import<'a> {
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             return Err(Error::Usage(format!("the snapshot has no part {part}; its parts are: {}", known.join(", "))));
         }
-        let placement = Placement::of(&brought.manifest, asked, &Mounts::of(target.machine));
+        let placement = Placement::of(&brought.manifest, asked, &Mounts::of(target.machine), &brought.mounts()?);
         brought.stage(stage, asked.threads, progress)?;
         let names: BTreeSet<String> = brought.manifest.database.tables.iter().map(|table| table.name.clone()).collect();
         let (tables, _) = recalled::tables(brought.repository, brought.snapshot, &names)?;
