@@ -23,6 +23,7 @@ use crate::{
 };
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -279,8 +280,11 @@ impl Search<'_> {
             .filter(|address| !own.contains(address) && !address.is_loopback())
             .collect();
         for address in captured {
-            let is_xcat = TcpStream::connect_timeout(&SocketAddr::new(address, XCAT_PORT), ANSWER_LIMIT).is_ok();
-            let answers = is_xcat || self.target.run("ping", ["-c", "1", "-W", "1", &address.to_string()]).is_ok();
+            let asked = TcpStream::connect_timeout(&SocketAddr::new(address, XCAT_PORT), ANSWER_LIMIT);
+            // Whoever says that nobody listens there is there; and not every machine has a ping.
+            let is_xcat = asked.is_ok();
+            let is_there = is_xcat || asked.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+            let answers = is_there || self.target.run("ping", ["-c", "1", "-W", "1", &address.to_string()]).is_ok();
             if answers {
                 let how = if is_xcat { " (xcatd, port 3001)" } else { "" };
                 self.refuse(
