@@ -352,8 +352,17 @@ pub fn unexplained_of(brought: &Brought<'_>, tables: &Tables) -> Vec<Unexplained
         let bytes = brought.bytes(path.as_bytes()).ok().flatten()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
-    for path in ["/etc/named.conf", "/etc/bind/named.conf"] {
-        found.extend(text(path).into_iter().flat_map(|text| unexplained::zones(path, &text, tables)));
+    let asked = tables.site("bindconf").into_iter();
+    let named: BTreeSet<String> =
+        ["/etc/named.conf", "/etc/bind/named.conf"].map(str::to_owned).into_iter().chain(asked).collect();
+    for path in named {
+        let Some(own) = text(&path) else { continue };
+        found.extend(unexplained::zones(&path, &own, tables));
+        let (others, of_base) = unexplained::includes(&path, &own, tables);
+        found.extend(others);
+        for path in of_base {
+            found.extend(text(&path).into_iter().flat_map(|text| unexplained::zones(&path, &text, tables)));
+        }
     }
     for path in ["/etc/dhcp/dhcpd.conf", "/etc/dhcpd.conf", "/etc/dhcp3/dhcpd.conf"] {
         found.extend(text(path).into_iter().flat_map(|text| unexplained::dhcp(path, &text, tables)));

@@ -1,4 +1,5 @@
-//! What captured configuration of services has that no table explains: zones of BIND, subnets and options of DHCP.
+//! What captured configuration of services has that no table explains: zones and included files of BIND, subnets and options
+//! of DHCP.
 //!
 //! `makedns -n` removes named.conf and every zone file, and `makedhcp -n` writes dhcpd.conf anew: what they would not make
 //! again is found before they run. Knows as much of both languages as tells a name from a block.
@@ -26,6 +27,17 @@ const USUAL_ZONES: [&str; 9] = [
     "0.0.127.in-addr.arpa",
     "1.0.0.127.in-addr.arpa",
     "localdomain",
+];
+/// Files that distributions have their named.conf include. A site's own zones may be in them; the files stay.
+const USUAL_INCLUDES: [&str; 8] = [
+    "/etc/named.rfc1912.zones",
+    "/etc/named.root.key",
+    "/etc/crypto-policies/back-ends/bind.config",
+    "/etc/named.conf.include",
+    "/etc/named.d/forwarders.conf",
+    "/etc/bind/named.conf.options",
+    "/etc/bind/named.conf.local",
+    "/etc/bind/named.conf.default-zones",
 ];
 /// Names of options that `makedhcp -n` writes.
 const USUAL_OPTIONS: [&str; 22] = [
@@ -74,6 +86,26 @@ pub fn zones(file: &str, text: &str, tables: &Tables) -> Vec<Unexplained> {
         }
     }
     found.into_iter().collect()
+}
+
+/// Files that a named.conf includes: those that neither table `site` nor the distribution explains, and the paths of the
+/// distribution's.
+pub fn includes(file: &str, text: &str, tables: &Tables) -> (Vec<Unexplained>, Vec<String>) {
+    let named = tables.site("namedincludes").unwrap_or_default();
+    let named: BTreeSet<&str> = named.split([',', ' ']).filter(|path| !path.is_empty()).collect();
+    let bare = without_comments(text, true);
+    let (mut others, mut of_base) = (BTreeSet::new(), BTreeSet::new());
+    let mut words = bare.split_whitespace();
+    while let Some(word) = words.next() {
+        let Some(path) = (word == "include").then(|| words.next()).flatten() else { continue };
+        let path = path.trim_matches(|c| c == '"' || c == ';');
+        if USUAL_INCLUDES.contains(&path) {
+            of_base.insert(path.to_owned());
+        } else if !named.contains(path) {
+            others.insert(Unexplained { file: file.to_owned(), what: format!("the included file {path}") });
+        }
+    }
+    (others.into_iter().collect(), of_base.into_iter().collect())
 }
 
 /// The zones that the tables make: domains, and the networks backwards.
@@ -176,6 +208,18 @@ mod tests {
                     zone \"dd.test\" {};\nzone \"Intranet.example\" { type forward; };\n";
         let found = zones("named.conf", text, &tables());
         assert_eq!(found, [Unexplained { file: "named.conf".into(), what: "the zone intranet.example".into() }]);
+    }
+
+    #[test]
+    fn included_files_are_named_but_for_those_of_the_distribution_and_of_the_table() {
+        let mut tables = tables();
+        let csv = b"#key,value,comments,disable\n\"namedincludes\",\"/etc/named/known.conf /etc/named/too.conf\",,\n";
+        tables.insert(parse_csv("site", csv).unwrap());
+        let text = "include \"/etc/named.rfc1912.zones\";\n// include \"/etc/none\";\ninclude \"/etc/named/known.conf\";\n\
+                    include\n \"/etc/named/site.conf\" ;\n";
+        let (others, of_base) = includes("named.conf", text, &tables);
+        let own = Unexplained { file: "named.conf".into(), what: "the included file /etc/named/site.conf".into() };
+        assert_eq!((others, of_base), (vec![own], vec!["/etc/named.rfc1912.zones".to_owned()]));
     }
 
     #[test]
