@@ -178,7 +178,9 @@ impl Search<'_> {
             );
         }
         let packages = &self.manifest.packages;
-        if !packages.installs_by_itself && !has_xcat && self.asked.xcat_core.is_none() {
+        // Whether they are enough the package manager says.
+        let has_others = self.asked.xcat_core.is_some() || self.asked.xcat_dep.is_some();
+        if !packages.installs_by_itself && !has_xcat && !has_others {
             let missing = match packages.missing.is_empty() {
                 true => "the snapshot holds no packages of xCAT".to_owned(),
                 false => format!("the snapshot lacks the packages {}", packages.missing.join(", ")),

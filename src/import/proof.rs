@@ -6,6 +6,7 @@ use crate::{
         asked::Asked,
         brought::{Brought, Choice},
         placement::Placement,
+        preflight::is_older,
         regenerate::nodes,
         services::{XCAT_PORT, answers, unit_like},
         target::Target,
@@ -84,8 +85,8 @@ pub fn files(
     Ok(checks)
 }
 
-/// Looks at services, ports and the daemon.
-pub fn running(target: &Target<'_>, manifest: &Manifest, tables: &Tables) -> Vec<Check> {
+/// Looks at services, ports and the daemon. A newer xCAT than the captured one holds where its packages were given.
+pub fn running(target: &Target<'_>, manifest: &Manifest, tables: &Tables, asked: &Asked) -> Vec<Check> {
     let mut checks = Vec::new();
     let units = services(target.machine).units;
     for words in manifest.units.iter().filter(|words| words.active == Some(true)) {
@@ -100,15 +101,7 @@ pub fn running(target: &Target<'_>, manifest: &Manifest, tables: &Tables) -> Vec
     }
     let port = tables.site("xcatdport").and_then(|port| port.parse().ok()).unwrap_or(XCAT_PORT);
     checks.push(Check::new(format!("xcatd answers on port {port}"), answers(port), ""));
-    let version = target.run("lsxcatd", ["-v"]);
-    let told = version.map(|outcome| String::from_utf8_lossy(&outcome.output).trim().to_owned());
-    checks.push(match told {
-        Ok(text) => {
-            let is_same = text.split_whitespace().any(|word| word == manifest.xcat.version);
-            Check::new(format!("xCAT is {}", manifest.xcat.version), is_same, text)
-        }
-        Err(why) => Check::new(format!("xCAT is {}", manifest.xcat.version), false, why),
-    });
+    checks.push(version(target, &manifest.xcat.version, asked.xcat_core.is_some()));
     checks.extend(names(target, manifest, tables));
     checks.extend(dhcp(target, manifest, tables));
     if target.inside().exists(b"/opt/xcat/bin/xcatprobe") {
@@ -116,6 +109,21 @@ pub fn running(target: &Target<'_>, manifest: &Manifest, tables: &Tables) -> Vec
         checks.push(Check::new("xcatprobe xcatmn finds nothing", probe.is_ok(), probe.err().unwrap_or_default()));
     }
     checks
+}
+
+/// Whether the daemon is the captured xCAT's, or a newer one's where that is wanted.
+fn version(target: &Target<'_>, captured: &str, newer: bool) -> Check {
+    let what = format!("xCAT is {captured}{}", if newer { " or newer" } else { "" });
+    match target.run("lsxcatd", ["-v"]) {
+        Ok(outcome) => {
+            let text = String::from_utf8_lossy(&outcome.output).trim().to_owned();
+            // `Version 2.17.0 (git commit ..., built ...)`
+            let here = text.split_whitespace().skip_while(|word| *word != "Version").nth(1).unwrap_or_default();
+            let holds = here == captured || (newer && is_older(captured, here));
+            Check::new(what, holds, text)
+        }
+        Err(why) => Check::new(what, false, why),
+    }
 }
 
 /// Nodes with an address in table hosts: the first, the last and some between.

@@ -452,7 +452,7 @@ impl<'a> Import<'a> {
             report.proof.push(Check::new("the tables are the snapshot's", differences.is_empty(), lines.join("; ")));
         }
         if !self.asked.no_start && !self.asked.offline {
-            report.proof.extend(proof::running(self.target, manifest, &self.tables));
+            report.proof.extend(proof::running(self.target, manifest, &self.tables, self.asked));
         }
         report.again = proof::left_out(self.target, manifest);
         let failed = report.proof.iter().filter(|check| check.holds == Some(false));
