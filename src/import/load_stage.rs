@@ -218,16 +218,12 @@ impl<'a> Staged<'a> {
             _ => {}
         }
         let database = &self.request.manifest.database;
-        if database.unproved && self.server().is_some() {
-            refusals.push(Refusal::new(
-                "the captured tables",
-                "the server did not run when they were captured: there is its data directory, and no table",
-                "put the data directory back by hand, or capture the node while its database runs",
-            ));
-            return Ok(refusals);
-        }
         if self.server().is_some() {
             refusals.extend(self.out_of_reach());
+            if database.unproved {
+                refusals.push(self.without_tables());
+                return Ok(refusals);
+            }
         }
         let names = self.csv_names()?;
         let missing = database.tables.iter().filter(|table| !names.contains(&table.name));
@@ -245,6 +241,22 @@ impl<'a> Staged<'a> {
             }
         }
         Ok(refusals)
+    }
+
+    /// A server that was not reached when the node was captured.
+    fn without_tables(&self) -> Refusal {
+        let what = "the captured tables";
+        if self.is_external() {
+            let why = "the server could not be reached when they were captured: there is no table";
+            return Refusal::new(
+                what,
+                why,
+                "capture the node while its database can be reached, or import with --skip-db",
+            );
+        }
+        let why = "the server did not run when they were captured: there is its data directory, and no table";
+        let way_on = "put the data directory back by hand, or capture the node while its database runs";
+        Refusal::new(what, why, way_on)
     }
 
     /// A server that must not be touched, or cannot be.
