@@ -17,19 +17,19 @@ use std::{
 
 const REPO: [&str; 2] = ["--repo", "/media/usb"];
 
-pub fn words<'w>(more: &[&'w str]) -> Vec<&'w str> {
+pub(crate) fn words<'w>(more: &[&'w str]) -> Vec<&'w str> {
     REPO.iter().copied().chain(more.iter().copied()).collect()
 }
 
 /// A captured management node.
-pub fn captured(root: Option<Root>) -> Option<Inner> {
+pub(crate) fn captured(root: Option<Root>) -> Option<Inner> {
     let node = Inner::new(root?);
     node.xsnap(&words(&["backup", "--cluster", "alpha"])).expect(0);
     Some(node)
 }
 
 /// The rows of every table, as text.
-pub fn rows(root: &Root) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn rows(root: &Root) -> BTreeMap<String, Vec<String>> {
     let folder = root.at("/etc/xcat");
     let mut tables = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -49,7 +49,7 @@ pub fn rows(root: &Root) -> BTreeMap<String, Vec<String>> {
     tables
 }
 
-fn is_that_node(node: &Inner, bare: &Bare) {
+pub(crate) fn is_that_node(node: &Inner, bare: &Bare) {
     assert_eq!(rows(&bare.root), rows(&node.root));
     for key in KEYS.iter().chain(&["/home/alice/.xcat/client-key.pem", "/etc/munge/munge.key", "/srv/site/postinstall"])
     {
@@ -119,8 +119,9 @@ fn becomes(node: &Inner) {
     bare.xsnap(&["import", "--undo"]).expect(0);
 }
 
-/// Every file of a machine, with its size, mode and time; without what programs remember for themselves.
-fn state(bare: &Bare) -> Vec<String> {
+/// Every file of a machine, with its owner, size, mode and time, and every folder; without what programs remember for
+/// themselves.
+pub(crate) fn state(bare: &Bare) -> Vec<String> {
     const OTHERS: [&str; 9] = [
         "proc",
         "host",
@@ -136,17 +137,18 @@ fn state(bare: &Bare) -> Vec<String> {
     let root = bare.root.path();
     let walk = walkdir::WalkDir::new(root).sort_by_file_name().into_iter();
     let walk = walk.filter_entry(|e| !OTHERS.iter().any(|other| e.path() == root.join(other)));
-    let files = walk.map(Result::unwrap).filter(|e| !e.file_type().is_dir());
     let line = |e: walkdir::DirEntry| {
         let meta = e.metadata().unwrap();
-        format!("{} {} {:o} {}", e.path().display(), meta.len(), meta.mode(), meta.mtime())
+        let own = format!("{} {:o} {}:{}", e.path().display(), meta.mode(), meta.uid(), meta.gid());
+        // A folder's time is told by what is in it.
+        if meta.is_dir() { own } else { format!("{own} {} {}.{}", meta.len(), meta.mtime(), meta.mtime_nsec()) }
     };
-    let lines: Vec<String> = files.map(line).collect();
+    let lines: Vec<String> = walk.map(Result::unwrap).map(line).collect();
     assert!(lines.len() > 20, "{lines:?}");
     lines
 }
 
-fn is_as_before(bare: &Bare, before: &[String], why: &str) {
+pub(crate) fn is_as_before(bare: &Bare, before: &[String], why: &str) {
     let now = state(bare);
     let gone: Vec<_> = before.iter().filter(|line| !now.contains(line)).collect();
     let new: Vec<_> = now.iter().filter(|line| !before.contains(line)).collect();

@@ -48,6 +48,8 @@ mod hooks;
 mod import;
 mod import_load;
 
+mod import_refused;
+
 mod import_load_served;
 
 mod hostile;

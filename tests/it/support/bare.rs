@@ -8,13 +8,17 @@ use super::{
     inner::{Inner, TOOLS, USB, lend, lend_rpm, libraries, write},
     program::{Ran, finish, start},
     roots::{OFFERED, Root, SQLITE, copy_of, distribution, dnf, make_debian, make_frame, name},
-    standin::{Manager, run},
+    standin::{From, Manager, run},
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 use std::{
     fs,
     io::{self, BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
+    net::TcpListener,
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -146,6 +150,23 @@ impl Bare {
         Entered { root: self.root.path().to_owned(), holder: self.holder.id() }
     }
 
+    /// Installs the stand-in of xCAT by dnf, from repositories below a folder, which stay: `core`, and `dep` for all that it
+    /// needs. Its packages are reworded.
+    pub fn install_by_dnf(&self, folder: &str, words: &[(&str, &str)]) {
+        let packages = Manager::Rpm.packages().into_iter().map(|(from, package)| (from, package.reworded(words)));
+        for (from, package) in packages {
+            let name = if from == From::Core { "core" } else { "dep" };
+            package.build(Manager::Rpm, &self.at(folder).join(name));
+        }
+        let mut text = String::new();
+        for name in ["core", "dep"] {
+            run(Command::new("createrepo_c").arg("-q").arg(self.at(folder).join(name)));
+            text += &format!("[xcat-{name}]\nname={name}\nbaseurl=file://{folder}/{name}\nenabled=1\ngpgcheck=0\n");
+        }
+        fs::write(self.at("/etc/yum.repos.d/xcat.repo"), text).unwrap();
+        self.sh("dnf -y install xCAT");
+    }
+
     /// Something in the root, not run yet.
     fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
@@ -174,6 +195,27 @@ impl Bare {
     /// The binary, run in the root to its end.
     pub fn xsnap(&self, words: &[&str]) -> Ran {
         finish(&mut self.command(words))
+    }
+
+    /// As `xsnap`, by way of a program of this machine's that changes what the binary meets.
+    pub fn xsnap_through(&self, way: &[&str], words: &[&str]) -> Ran {
+        let command = self.command(words);
+        let mut through = Command::new("env");
+        through.arg("-i").args([format!("PATH={PATH}").as_str(), "LC_ALL=C", "HOME=/root"]).args(way);
+        finish(through.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null()))
+    }
+
+    /// As `xsnap`, as a user that nobody has heard of.
+    pub fn xsnap_as_nobody(&self, words: &[&str]) -> Ran {
+        let mut way = self.programs().way();
+        let at = way.iter().position(|word| word == "chroot").unwrap();
+        way.insert(at + 1, "--userspec=4711:4711".into());
+        let mut command = Command::new("nsenter");
+        command.args(way).env_clear().env("PATH", PATH).env("LC_ALL", "C").stdin(Stdio::null());
+        if !self.loader.is_empty() {
+            command.args([self.loader.as_str(), "--library-path", TOOLS]);
+        }
+        finish(command.arg(format!("{TOOLS}/xsnap")).args(words))
     }
 
     /// The binary, started in the root. It is a child of what is returned; `kill` kills it.
@@ -218,6 +260,50 @@ impl Bare {
             fs::create_dir_all(self.at("/usr/lib/systemctl")).unwrap();
             write(&self.at("/usr/lib/systemctl").join(name), daemon, 0o755);
         }
+    }
+}
+
+/// Another machine on the cluster's network: the other end of a bare machine's cable, in a network of its own.
+#[derive(Debug)]
+pub struct Neighbour {
+    holder: Child,
+}
+
+impl Neighbour {
+    /// One with an address, in the form of `ip`.
+    pub fn of(bare: &Bare, address: &str) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"]);
+        let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut told = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut told).unwrap();
+        assert_eq!(told, "ready\n", "a network could not be set up");
+        let neighbour = Self { holder };
+        let pid = neighbour.holder.id().to_string();
+        let of = |pid: u32| format!("--net=/proc/{pid}/ns/net");
+        let own = of(neighbour.holder.id());
+        run(Command::new("nsenter").arg(of(bare.holder.id())).args(["ip", "link", "set", "net1", "netns", &pid]));
+        run(Command::new("nsenter").arg(&own).args(["ip", "addr", "add", address, "dev", "net1"]));
+        run(Command::new("nsenter").arg(&own).args(["ip", "link", "set", "net1", "up"]));
+        neighbour
+    }
+
+    /// Lets something listen on a port of its, for as long as what is returned is there.
+    pub fn listens(&self, port: u16) -> TcpListener {
+        let network = fs::File::open(format!("/proc/{}/ns/net", self.holder.id())).unwrap();
+        let listen = move || {
+            // Only this thread is in that network; what it has opened stays there.
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            TcpListener::bind(("0.0.0.0", port)).unwrap()
+        };
+        std::thread::spawn(listen).join().unwrap()
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }
 

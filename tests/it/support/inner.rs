@@ -23,10 +23,11 @@ pub const USB: &str = "/media/usb";
 pub const TOOLS: &str = "/xsnap-lib";
 /// Where what is moved away stays until it comes back.
 const ASIDE: &str = "/xsnap-aside";
-/// Words: root, stick, binary, capabilities that are taken away or nothing, then what is run in the root.
+/// Words: root, stick, binary, capabilities that are taken away or nothing, a text of the shell that changes what is met or
+/// nothing, then what is run in the root.
 const ENTER: &str = r#"set -e
-root=$1 usb=$2 binary=$3 without=$4
-shift 4
+root=$1 usb=$2 binary=$3 without=$4 amid=$5
+shift 5
 mount --make-rprivate /
 hostname mn.standin.test
 mount --rbind "$root" "$root"
@@ -36,6 +37,7 @@ mount --rbind /dev "$root/dev"
 umount -q -l "$root/dev/shm" || true
 mount --bind "$usb" "$root/media/usb"
 mount --bind "$binary" "$root/xsnap-lib/xsnap"
+eval "$amid"
 exec ${without:+setpriv --bounding-set "$without"} chroot "$root" "$@""#;
 /// Without these root meets the doors that a file server shows it, too.
 const OVERRIDES: &str = "-dac_override,-dac_read_search";
@@ -135,23 +137,23 @@ impl Inner {
         fs::write(self.root.at(path), before + text).unwrap();
     }
 
-    /// Changes a table.
+    /// Says something to the database of a table.
     pub fn sql(&self, table: &str, statement: &str) {
         let at = self.root.at("/etc/xcat").join(format!("{table}.sqlite"));
         Connection::open(at).unwrap().execute_batch(statement).unwrap();
     }
 
     /// Something in the root, not run yet.
-    fn enter(&self, without: &str) -> Command {
+    fn enter(&self, without: &str, amid: &str) -> Command {
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--uts", "sh", "-c", ENTER, "sh"]);
-        command.arg(self.root.path()).arg(self.usb.path()).arg(env!("CARGO_BIN_EXE_xsnap")).arg(without);
+        command.args(["--mount", "--uts"]).args((!amid.is_empty()).then_some("--net")).args(["sh", "-c", ENTER, "sh"]);
+        command.arg(self.root.path()).arg(self.usb.path()).arg(env!("CARGO_BIN_EXE_xsnap")).args([without, amid]);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C").env("HOME", "/root");
         command
     }
 
-    fn command(&self, without: &str, words: &[&str]) -> Command {
-        let mut command = self.enter(without);
+    fn command(&self, without: &str, amid: &str, words: &[&str]) -> Command {
+        let mut command = self.enter(without, amid);
         if !self.loader.is_empty() {
             command.args([self.loader.as_str(), "--library-path", TOOLS]);
         }
@@ -161,23 +163,29 @@ impl Inner {
 
     /// The binary, run in the root to its end.
     pub fn xsnap(&self, words: &[&str]) -> Ran {
-        super::program::finish(&mut self.command("", words))
+        super::program::finish(&mut self.command("", "", words))
+    }
+
+    /// As `xsnap`, with a network of its own, of which `amid` makes what is there: a text of the shell, to which `$root` is the
+    /// root. What it mounts is seen as well.
+    pub fn xsnap_amid(&self, amid: &str, words: &[&str]) -> Ran {
+        super::program::finish(&mut self.command("", amid, words))
     }
 
     /// As `xsnap`, as a root whom no file lets in that is not root's.
     pub fn xsnap_squashed(&self, words: &[&str]) -> Ran {
-        super::program::finish(&mut self.command(OVERRIDES, words))
+        super::program::finish(&mut self.command(OVERRIDES, "", words))
     }
 
     /// The binary, started in the root; the process is its own.
     pub fn start(&self, words: &[&str]) -> Child {
-        super::program::start(&mut self.command("", words))
+        super::program::start(&mut self.command("", "", words))
     }
 
     /// A command of the stand-in, which needs no daemon.
     pub fn standin(&self, words: &[&str]) -> String {
         run(self
-            .enter("")
+            .enter("", "")
             .env("XCATBYPASS", "1")
             .env("PATH", "/opt/xcat/sbin:/usr/bin:/bin:/usr/sbin:/sbin")
             .args(words))

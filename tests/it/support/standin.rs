@@ -315,6 +315,21 @@ impl File {
 }
 
 impl Package {
+    /// The same with other words: in its version, in what it requires, and in every file that is text.
+    pub fn reworded(mut self, words: &[(&str, &str)]) -> Self {
+        let new = |text: &str| words.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+        self.version = new(&self.version);
+        self.requires = self.requires.iter().map(|text| new(text)).collect();
+        for file in &mut self.files {
+            if let File::Plain(_, bytes, _) | File::Config(_, bytes) = file
+                && let Ok(text) = std::str::from_utf8(bytes)
+            {
+                *bytes = new(text).into_bytes();
+            }
+        }
+        self
+    }
+
     /// Builds it into `folder`.
     pub fn build(&self, manager: Manager, folder: &Path) {
         let work = tempfile::tempdir().unwrap();
