@@ -41,7 +41,7 @@ fn schema() -> String {
 }
 
 /// A node with odd values, captured and brought, its tables in this server.
-fn brought(cfgloc: &str) -> Brought {
+pub(crate) fn brought(cfgloc: &str) -> Brought {
     let node = Node::sample();
     make_odd(&node);
     node.write("opt/xcat/lib/perl/xCAT/Schema.pm", &schema());
@@ -56,7 +56,7 @@ fn brought(cfgloc: &str) -> Brought {
 }
 
 /// A machine on which xCAT was installed, with tables in files.
-fn bare() -> Node {
+pub(crate) fn bare() -> Node {
     let node = Node::sample();
     node.write("opt/xcat/lib/perl/xCAT/Schema.pm", &schema());
     node

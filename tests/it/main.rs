@@ -50,6 +50,8 @@ mod import_load;
 
 mod import_refused;
 
+mod import_traps;
+
 mod import_load_served;
 
 mod hostile;

@@ -7,7 +7,7 @@ use std::{
     net::TcpListener,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::Mutex,
 };
 use xsnap::mn::host::{Order, Outcome, OwnPrograms, Programs};
@@ -146,24 +146,40 @@ impl OwnServer {
 
     /// Says something to the server about xCAT's database as its master; what it answers.
     pub fn say(&self, words: &str) -> String {
+        let output = self.told("xcatdb", words);
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// What tells PostgreSQL's own programs where the server is.
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        [("PGHOST", self.folder().display().to_string()), ("PGPORT", self.port.to_string())]
+    }
+
+    /// How many roles PostgreSQL has that may log in, beside its master; nothing while it does not answer.
+    pub fn roles(&self) -> Option<String> {
+        let words = "SELECT count(*) FROM pg_roles WHERE rolcanlogin AND rolname <> 'postgres'";
+        let output = self.told("postgres", words);
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+
+    fn told(&self, database: &str, words: &str) -> Output {
         let folder = self.folder().display().to_string();
         let mut command = match self.kind {
             Kind::Postgres => {
                 let mut command = Command::new("runuser");
-                command.args(["-u", "postgres", "--", "psql", "-X", "-q", "-A", "-t", "-h", &folder, "-d", "xcatdb"]);
+                command.args(["-u", "postgres", "--", "psql", "-X", "-q", "-A", "-t", "-h", &folder, "-d", database]);
                 command.args(["-v", "ON_ERROR_STOP=1", "-p", &self.port.to_string(), "-c", words]).current_dir("/");
                 command
             }
             Kind::Mariadb => {
                 let mut command = Command::new("mariadb");
                 command.args(["--no-defaults", "-u", "root", &format!("--socket={folder}/sock"), "-N", "-B"]);
-                command.args(["xcatdb", "-e", words]);
+                command.args([database, "-e", words]);
                 command
             }
         };
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        command.output().unwrap()
     }
 }
 

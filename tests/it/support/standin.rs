@@ -21,7 +21,7 @@ const CONFIGURE: &str = include_str!("../data/standin/xcatconfig.sh");
 
 /// The commands that are links to one script, by the folder below /opt/xcat.
 const LINKS: [(&str, &[&str]); 2] = [
-    ("bin", &["lsxcatd", "makeconservercf", "makegocons", "makeknownhosts"]),
+    ("bin", &["lsxcatd", "makeconservercf", "makegocons", "makeknownhosts", "pgsqlsetup"]),
     (
         "sbin",
         &[

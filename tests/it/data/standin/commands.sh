@@ -130,6 +130,19 @@ restorexCATdb() {
     exit 0
 }
 
+# Where cfgloc names such a database, nothing is done, and all is said to be well. Else role and database are made.
+pgsqlsetup() {
+    [ "$1" = -i ] && [ -n "$XCATPGPW" ] || { echo "Usage: XCATPGPW=PASSWORD pgsqlsetup -i" >&2; exit 1; }
+    if grep -q '^Pg:' "$CONFIG/cfgloc" 2> /dev/null; then
+        echo "The file $CONFIG/cfgloc is already configured for PostgreSQL."
+        exit 0
+    fi
+    for words in "CREATE ROLE xcatadm LOGIN PASSWORD '$XCATPGPW'" "CREATE DATABASE xcatdb OWNER xcatadm"; do
+        runuser -u postgres -- psql -X -q -v ON_ERROR_STOP=1 -c "$words" postgres || exit 1
+    done
+    (umask 077 && echo "Pg:dbname=xcatdb;host=$(site master)|xcatadm|$XCATPGPW" > "$CONFIG/cfgloc")
+}
+
 lsxcatd() {
     version=$(sed -n "s/.*'\(Version [^']*\)'.*/\1/p" "$ROOT/opt/xcat/lib/perl/xCAT/Version.pm")
     case "$1" in
