@@ -256,9 +256,10 @@ impl<'a> Import<'a> {
                 entry.state = "done before";
             } else {
                 is_new = true;
+                let was_cut_off = journal.state(step).is_some_and(|(state, _)| state != State::Done);
                 journal.record(step, State::Begun, Vec::new())?;
                 progress.tell(crate::progress::Event::Path(step.word().as_bytes()));
-                let told = match self.step(step, &mut report, progress) {
+                let told = match self.step(step, was_cut_off, &mut report, progress) {
                     Ok(told) => told,
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
                     Err(e) => Told { failed: vec![chain(&e)], ..Told::default() },
@@ -306,7 +307,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    fn step(&self, step: Step, report: &mut Report, progress: &dyn Progress) -> Result<Told> {
+    fn step(&self, step: Step, was_cut_off: bool, report: &mut Report, progress: &dyn Progress) -> Result<Told> {
         let (target, brought) = (self.target, self.brought);
         let manifest = &brought.manifest;
         match step {
@@ -326,7 +327,7 @@ impl<'a> Import<'a> {
             }
             Step::Install => {
                 let folder = self.packages();
-                install::install(&self.install_request(&folder)).map(done)
+                setup::install_all(&self.install_request(&folder), was_cut_off).map(done)
             }
             Step::Verify => self.verify(),
             Step::Stop => {

@@ -7,13 +7,16 @@
 use crate::{
     error::{Error, Result},
     import::{
-        install::{LOG, configure, set_up},
+        install::{LOG, configure, install, set_up},
         supplied::{InstallRequest, Installs, Supplied, wanted_of},
     },
     mn::{inside::Inside, packages::installed, repositories::Kind, shelf::Wanted},
 };
 use rusqlite::{Connection, OpenFlags};
-use std::{fs::OpenOptions, path::Path};
+use std::{
+    fs::{File, OpenOptions},
+    path::Path,
+};
 
 const HOST_KEYS: &[u8] = b"/etc/xcat/hostkeys";
 const SITE: &[u8] = b"/etc/xcat/site.sqlite";
@@ -37,22 +40,48 @@ pub fn verify(request: &InstallRequest<'_>) -> Result<Vec<String>> {
 /// # Errors
 /// `File` where a program cannot be run, or its output not be kept.
 pub fn repair(request: &InstallRequest<'_>) -> Result<Vec<String>> {
-    let at = request.packages.join(LOG);
-    let made = request.packages.is_dir() || std::fs::create_dir_all(request.packages).is_ok();
-    let log = OpenOptions::new().append(true).create(made).open(&at);
-    let mut log = log.map_err(|e| Error::file("write", &at, e))?;
+    let mut log = log(request)?;
     let mut told = Vec::new();
     if Supplied::of(request)?.kind == Kind::Deb {
         let outcome = configure(request, &mut log)?;
         told.push(format!("dpkg --configure -a: {}", ended(&outcome.why())));
     }
-    let is_installed = request.machine.inside.exists(b"/opt/xcat/sbin/xcatconfig");
-    if is_installed && !not_made(&request.machine.inside).is_empty() {
+    if is_installed(request) && !not_made(&request.machine.inside).is_empty() {
         let outcome = set_up(request, &mut log)?;
         told.push(format!("xcatconfig -i: {}", ended(&outcome.why())));
     }
-    log.sync_all().map_err(|e| Error::file("write", &at, e))?;
+    log.sync_all().map_err(|e| Error::file("write", request.packages.join(LOG), e))?;
     Ok(told)
+}
+
+/// Installs what is wanted. Where that was begun before and its end is not recorded, xCAT's own setup is run again, as it may
+/// have been cut off after all that is looked for was there: the last things that it does leave nothing that could be looked
+/// for. dpkg knows what it has not finished, and does it by itself. What was done, for people.
+///
+/// # Errors
+/// Those of `install` and `repair`.
+pub fn install_all(request: &InstallRequest<'_>, was_cut_off: bool) -> Result<Vec<String>> {
+    let had_setup = is_installed(request);
+    let mut told = install(request)?;
+    if was_cut_off && had_setup && Supplied::of(request)?.kind != Kind::Deb {
+        let mut log = log(request)?;
+        let outcome = set_up(request, &mut log)?;
+        log.sync_all().map_err(|e| Error::file("write", request.packages.join(LOG), e))?;
+        told.push(format!("the installation had been cut off; xcatconfig -i: {}", ended(&outcome.why())));
+    }
+    Ok(told)
+}
+
+/// Whether xCAT's own setup is there.
+fn is_installed(request: &InstallRequest<'_>) -> bool {
+    request.machine.inside.exists(b"/opt/xcat/sbin/xcatconfig")
+}
+
+/// Where all that was said is kept.
+fn log(request: &InstallRequest<'_>) -> Result<File> {
+    let at = request.packages.join(LOG);
+    let made = request.packages.is_dir() || std::fs::create_dir_all(request.packages).is_ok();
+    OpenOptions::new().append(true).create(made).open(&at).map_err(|e| Error::file("write", at, e))
 }
 
 fn ended(why: &str) -> &str {
