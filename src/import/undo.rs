@@ -1,12 +1,15 @@
 //! What an import replaces, kept first in a repository of this machine's own, and brought back.
 //!
 //! Two states are kept: what was there before anything was changed, and what the installation of packages made of it. To
-//! undo is to bring back the second, exactly, and the first over it: packages stay, and everything else is as it was.
+//! undo is to bring back the second, exactly, to take away what is in it, was not in the first and belongs to no package, and
+//! to bring the first back over it: packages stay, and everything else is as it was.
 
 use crate::{
     archive::{
         accounts::Directory,
         backup::{Caution, Request, backup},
+        changes::Change,
+        compare::compare,
         filter::Patterns,
         live,
         plan::View,
@@ -14,13 +17,25 @@ use crate::{
         restore::restore,
     },
     error::{Error, Result},
-    import::{asked::Asked, placed::put, target::Target},
-    mn::units::services,
+    import::{
+        asked::Asked,
+        placed::put,
+        services::{XCAT_PORT, stop},
+        target::Target,
+    },
+    mn::{
+        dpkg::folder_of,
+        identity,
+        packages::installed,
+        profile::{Class, Profile, Variables, expand},
+        units::services,
+    },
     progress::Progress,
     repo::{
         config::Config,
         init::{InitOptions, Naming},
         keys::Cost,
+        listing::find,
         opening::{Access, Credentials, Presence, probe},
         repository::Repository,
         snapshot::Snapshot,
@@ -31,6 +46,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
+    io,
     os::{
         fd::AsFd,
         unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -71,11 +87,25 @@ struct Notes {
     units: Vec<(String, String, Option<bool>)>,
     /// Paths at which nothing was.
     absent: Vec<Vec<u8>>,
+    /// Folders on the way to these that were not there.
+    above: BTreeSet<Vec<u8>>,
+    /// What this host was called.
+    host_name: Vec<u8>,
+    /// This host was a management node: the setup of xCAT has run long before.
+    was_node: bool,
+    /// The packages that were installed, each with its version.
+    packages: BTreeSet<String>,
 }
 
 /// The files of accounts, which stay as the packages have made them: files of theirs belong to those users.
-const ACCOUNTS: [&[u8]; 4] = [b"/etc/passwd", b"/etc/group", b"/etc/shadow", b"/etc/gshadow"];
+const ACCOUNTS: [&[u8]; 5] = [b"/etc/passwd", b"/etc/group", b"/etc/shadow", b"/etc/gshadow", b"/etc/.pwd.lock"];
+/// What the setup of xCAT writes beside what a capture takes.
+const OF_SETUP: [&str; 4] = ["/root/.ssh", "/root/.xcat", "/home/conserver/.xcat", "/etc/selinux/config"];
+/// Parts that are large on a management node, whose setup is done: of these only what the import takes is kept.
+const LARGE: [&str; 2] = ["install", "tftp"];
 const NOTES: &str = "notes.json";
+/// Where rpm's books would be copied to: the machine's own programs read them, and nothing is copied.
+const NOWHERE: &str = "/nonexistent";
 
 /// Keeps the state of what is at these paths, if it was not kept before for this import. On return it is durable.
 ///
@@ -93,30 +123,28 @@ pub fn keep(
     let mut repository = open(&folder)?;
     let before = notes(&folder)?;
     let is_new = before.snapshot != snapshot || before.undone;
-    let token = if is_new { format!("{snapshot}-{}", asked.now.seconds) } else { before.token };
+    let token = if is_new { format!("{snapshot}-{}", asked.now.seconds) } else { before.token.clone() };
     if !is_new && state(&repository, kept, &token).is_some() {
         return Ok(vec!["it is kept already".into()]);
     }
-    let (mut sources, mut absent) = (BTreeSet::new(), BTreeSet::new());
-    for path in roots.iter().map(Vec::as_slice).chain(ACCOUNTS) {
+    let (mut sources, mut absent, mut above) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let now = match is_new {
+        true => Notes { snapshot: snapshot.to_owned(), token: token.clone(), ..look_around(target) },
+        false => before,
+    };
+    let own = of_setup(target, &now)?;
+    for path in roots.iter().chain(&own).map(Vec::as_slice).chain(ACCOUNTS) {
         let followed = target.inside().follow(path);
-        match followed.stat {
-            Ok(_) => drop(sources.insert(followed.path)),
-            Err(_) => drop(absent.insert(topmost_absent(target, path))),
+        if followed.stat.is_ok() {
+            sources.insert(followed.path);
+        } else {
+            above.extend(missing_above(target, &followed.path));
+            absent.insert(followed.path);
         }
         sources.extend(followed.links.into_iter().map(|link| link.path));
     }
     if is_new {
-        let units = services(target.machine).units;
-        let units = units.into_iter().map(|unit| (unit.name, unit.enabled, unit.active)).collect();
-        write_notes(
-            &folder,
-            &Notes { snapshot: snapshot.to_owned(), token: token.clone(), units, ..Notes::default() },
-        )?;
-    }
-    if kept == Kept::Installed {
-        let absent = absent.into_iter().collect();
-        write_notes(&folder, &Notes { absent, ..notes(&folder)? })?;
+        write_notes(&folder, &Notes { absent: absent.into_iter().collect(), above, ..now })?;
     }
     let own = rustix::fs::stat(&folder).map_err(|e| Error::file("look at", &folder, e))?;
     let request = Request {
@@ -140,16 +168,39 @@ pub fn keep(
     Ok(vec![format!("{} files kept in {}", made.counts.files, folder.display())])
 }
 
-/// The highest folder on the way to a path at which nothing is.
-fn topmost_absent(target: &Target<'_>, path: &[u8]) -> Vec<u8> {
-    let mut at = Vec::new();
-    for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-        at.extend([b"/", name].concat());
-        if target.inside().follow_to(&at).stat.is_err() {
-            break;
-        }
+/// What xCAT's own setup and commands write to, whatever the snapshot holds: what a capture would take here.
+fn of_setup(target: &Target<'_>, notes: &Notes) -> Result<BTreeSet<Vec<u8>>> {
+    let variables = [("installdir", "/install"), ("tftpdir", "/tftpboot")].map(|(name, path)| (name, path.to_owned()));
+    let variables = Variables(variables.into());
+    let parts = Profile::built_in()?.parts.into_iter();
+    let parts = parts.filter(|part| matches!(part.class, Class::Must | Class::Regenerable));
+    let parts = parts.filter(|part| !notes.was_node || !LARGE.contains(&part.name.as_str()));
+    let paths = parts.flat_map(|part| part.paths).chain(OF_SETUP.map(str::to_owned));
+    Ok(paths.filter_map(|path| variables.fill(&path)).flat_map(|path| expand(target.inside(), &path)).collect())
+}
+
+/// What of the machine is noted before an import.
+fn look_around(target: &Target<'_>) -> Notes {
+    let units = services(target.machine).units;
+    Notes {
+        units: units.into_iter().map(|unit| (unit.name, unit.enabled, unit.active)).collect(),
+        host_name: identity::host_name(target.machine),
+        was_node: [&b"/etc/xcat/site.sqlite"[..], b"/etc/xcat/cfgloc"].iter().any(|path| target.inside().exists(path)),
+        packages: packages(target),
+        ..Notes::default()
     }
-    at
+}
+
+/// The packages that are installed.
+fn packages(target: &Target<'_>) -> BTreeSet<String> {
+    installed(target.machine, Path::new(NOWHERE)).packages.iter().map(|package| package.full_name()).collect()
+}
+
+/// The folders on the way to a path that are not there.
+fn missing_above(target: &Target<'_>, path: &[u8]) -> Vec<Vec<u8>> {
+    let ends = path.iter().enumerate().filter(|(at, byte)| *at > 0 && **byte == b'/').map(|(at, _)| at);
+    let above = ends.filter_map(|end| path.get(..end)).map(<[u8]>::to_vec);
+    above.filter(|path| target.inside().follow_to(path).stat.is_err()).collect()
 }
 
 fn open(folder: &Path) -> Result<Repository> {
@@ -202,36 +253,61 @@ pub struct Undone {
     pub told: Vec<String>,
     /// What could not be brought back, for people.
     pub failed: Vec<String>,
+    /// The packages that the import has installed, which stay.
+    pub packages: Vec<String>,
 }
 
-/// Brings files and services back as they were before the last import. Its daemons have been stopped.
+/// Stops daemons, and brings files and services back as they were before the last import, which may have been cut off anywhere.
+/// Where that was done as a whole already, nothing is done.
 ///
 /// # Errors
 /// `Usage` where nothing was kept; those of a restore. Running it again goes on.
 pub fn undo(target: &Target<'_>, asked: &Asked, progress: &dyn Progress) -> Result<Undone> {
+    let folder = target.live(crate::import::target::OWN).join("undo");
     let nothing = || {
         Error::Usage(format!(
             "nothing was imported here that could be taken back: {} holds no state from before an import",
-            target.live(crate::import::target::OWN).join("undo").display()
+            folder.display()
         ))
     };
-    let folder = target.live(crate::import::target::OWN).join("undo");
     if !folder.join(NOTES).exists() {
         return Err(nothing());
     }
-    let (repository, notes) = (open(&folder)?, notes(&folder)?);
-    let before = state(&repository, Kept::Before, &notes.token).ok_or_else(nothing)?;
-    let installed = state(&repository, Kept::Installed, &notes.token);
+    let (mut repository, notes) = (open(&folder)?, notes(&folder)?);
+    let before = state(&repository, Kept::Before, &notes.token).ok_or_else(nothing)?.clone();
     let mut undone = Undone { snapshot: notes.snapshot.clone(), ..Undone::default() };
-    if let Some(installed) = installed {
-        put_back(target, &repository, installed, true, asked, progress, &mut undone)?;
-        for path in &notes.absent {
-            remove(target, path, &mut undone);
+    undone.packages = packages(target).difference(&notes.packages).cloned().collect();
+    if notes.undone {
+        undone.told.push("it was taken back before: nothing is done".into());
+        return Ok(undone);
+    }
+    if !asked.offline
+        && let Err(why) = stop(target, XCAT_PORT)
+    {
+        undone.told.push(format!("not every daemon could be stopped: {why}"));
+    }
+    if state(&repository, Kept::Installed, &notes.token).is_none() {
+        // Nothing was put in place yet: what is there was there before, or packages have made it.
+        let roots = before.sources.iter().chain(&notes.absent).cloned().collect();
+        drop(repository);
+        keep(target, Kept::Installed, &roots, &notes.snapshot, asked, progress)?;
+        repository = open(&folder)?;
+    }
+    let installed = state(&repository, Kept::Installed, &notes.token).ok_or_else(nothing)?.clone();
+    put_back(target, &repository, &installed, true, asked, progress, &mut undone)?;
+    let reader = repository.tree_reader()?;
+    let appeared = of_setup(target, &notes)?.into_iter().map(|path| target.inside().follow_to(&path).path);
+    for path in notes.absent.iter().cloned().chain(appeared) {
+        // What the packages have made is another matter.
+        if find(&reader, &before.root, &path)?.is_none() && find(&reader, &installed.root, &path)?.is_none() {
+            remove(target, &path, &mut undone);
         }
     }
-    put_back(target, &repository, before, false, asked, progress, &mut undone)?;
+    take_away(target, &repository, [&before, &installed], &notes.above, progress, &mut undone)?;
+    put_back(target, &repository, &before, false, asked, progress, &mut undone)?;
     settle(target, &notes, &mut undone);
-    write_notes(&folder, &Notes { undone: true, ..notes })?;
+    let is_whole = undone.failed.is_empty();
+    write_notes(&folder, &Notes { undone: is_whole, ..notes })?;
     Ok(undone)
 }
 
@@ -296,8 +372,70 @@ fn remove(target: &Target<'_>, path: &[u8], undone: &mut Undone) {
     }
 }
 
-/// Services as they were; those that came with the packages are off.
+/// Takes away what the packages have made when they were installed, and do not own: keys, tables, what is exported; and folders
+/// that were made on the way and are empty by now.
+fn take_away(
+    target: &Target<'_>,
+    repository: &Repository,
+    [before, installed]: [&Snapshot; 2],
+    above: &BTreeSet<Vec<u8>>,
+    progress: &dyn Progress,
+    undone: &mut Undone,
+) -> Result<()> {
+    let [earlier, later] = [before, installed].map(|s| Selected { entry: &s.root, path: b"", sources: &s.sources });
+    let found = compare(&repository.tree_reader()?, &earlier, &later, &Patterns::default(), progress)?;
+    let is_added = |change: &Change| matches!(change, Change::Added | Change::Renamed { .. });
+    let added = found.differences.into_iter().filter(|one| is_added(&one.change) && !one.perhaps);
+    let added = added.map(|one| one.path).filter(|path| !ACCOUNTS.contains(&path.as_slice()));
+    let added: BTreeSet<Vec<u8>> = added.chain(above.iter().cloned()).collect();
+    let owned = match owned(target, &added) {
+        Ok(owned) => owned,
+        Err(why) => {
+            undone.failed.push(format!("what the setup of the packages has made stays: {why}"));
+            return Ok(());
+        }
+    };
+    let mut count = 0_u64;
+    // What is in a folder goes before it.
+    for path in added.iter().rev().filter(|path| !owned.contains(*path)) {
+        let at = target.live(path);
+        let is_folder = at.symlink_metadata().is_ok_and(|there| there.is_dir());
+        match if is_folder { std::fs::remove_dir(&at) } else { std::fs::remove_file(&at) } {
+            Ok(()) => count += 1,
+            Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {}
+            Err(e) => undone.failed.push(format!("{} cannot be removed: {e}", at.display())),
+        }
+    }
+    undone.told.push(format!("{count} removals: what the setup of the packages had made"));
+    Ok(())
+}
+
+/// Which of these paths packages own; why that is not known, for people.
+fn owned(target: &Target<'_>, paths: &BTreeSet<Vec<u8>>) -> std::result::Result<BTreeSet<Vec<u8>>, String> {
+    let inside = target.inside();
+    let folders: BTreeSet<Vec<u8>> = paths.iter().map(|path| folder_of(path).to_vec()).collect();
+    if folders.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let here = installed(target.machine, Path::new(NOWHERE));
+    let (owned, problems) = here.owned(target.machine, &mut |folder| folders.contains(&inside.follow(folder).path));
+    // What is not known to be nobody's is not taken away.
+    let unread = here.problems.iter().filter(|problem| problem.path.starts_with(b"/"));
+    if let Some(problem) = unread.chain(&problems).next() {
+        return Err(format!("{}: {}", String::from_utf8_lossy(&problem.path), problem.cause));
+    }
+    Ok(owned.into_iter().map(|file| inside.follow_to(&file.path).path).collect())
+}
+
+/// Services and the host's name as they were; services that came with the packages are off.
 fn settle(target: &Target<'_>, notes: &Notes, undone: &mut Undone) {
+    let name = String::from_utf8_lossy(&notes.host_name);
+    if !name.is_empty() && identity::host_name(target.machine) != notes.host_name {
+        match target.run("hostname", [&*name]) {
+            Ok(_) => undone.told.push(format!("this host is called {name}")),
+            Err(why) => undone.failed.push(why),
+        }
+    }
     for unit in services(target.machine).units {
         let was = notes.units.iter().find(|(name, ..)| *name == unit.name);
         let (enabled, active) =

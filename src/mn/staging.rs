@@ -72,8 +72,8 @@ fn lock(path: &Path) -> Result<OwnedFd, Errno> {
     Ok(folder)
 }
 
-/// Removes the staging folders of this user below `parent` that nobody holds.
-fn sweep(parent: &Path) {
+/// Removes the staging folders of this user below `parent` that nobody holds: those of captures and imports that were killed.
+pub fn sweep(parent: &Path) {
     let own = rustix::process::geteuid().as_raw();
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_own = entry.metadata().is_ok_and(|m| m.is_dir() && m.uid() == own);

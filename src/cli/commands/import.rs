@@ -17,7 +17,6 @@ use xsnap::{
         preflight::Objection,
         report::{Report, StepReport},
         run::Import,
-        services::{self, XCAT_PORT},
         steps::{Planned, Step},
         target::{OWN, Target},
         undo,
@@ -26,7 +25,7 @@ use xsnap::{
         hooks::{self, Stage},
         host::{ChrootPrograms, OwnPrograms, Timed},
         machine::Machine,
-        staging::Staging,
+        staging::{Staging, sweep},
     },
     repo::{opening::Access, snapshot::Snapshot},
 };
@@ -37,6 +36,9 @@ const REFUSED: u8 = 2;
 const STOPPED: u8 = 1;
 /// Something does not hold.
 const INCOMPLETE: u8 = 3;
+
+/// Where tables and packages are put down for as long as an import runs.
+const STAGE: &[u8] = b"/var/tmp";
 
 /// Imports a snapshot, or takes an import back.
 pub fn import(session: &Session<'_>, words: &Words) -> Result<u8> {
@@ -65,7 +67,7 @@ pub fn import(session: &Session<'_>, words: &Words) -> Result<u8> {
     }
     let brought = Brought::open(&repository, snapshot)?;
     let asked = asked(session, words);
-    let place = machine.inside.live_path(b"/var/tmp");
+    let place = target.live(STAGE);
     let staging = Staging::make(&place).context("cannot put tables and packages down on this machine")?;
     let import = Import::new(&target, &brought, &asked, staging.path(), session.screen)?;
     let folder = target.live(OWN).join("import");
@@ -275,15 +277,15 @@ struct JsonUndone<'a> {
     snapshot: &'a str,
     told: &'a [String],
     failed: &'a [String],
+    packages: &'a [String],
 }
 
 /// Takes the last import back.
 fn take_back(session: &Session<'_>, target: &Target<'_>, runs: bool) -> Result<u8> {
-    let asked = Asked { threads: session.threads(), now: now(), ..Asked::default() };
-    if let Some(why) = runs.then(|| services::stop(target, XCAT_PORT)).and_then(|stopped| stopped.err()) {
-        session.screen.note(&format!("not every daemon could be stopped: {why}"));
-    }
+    let asked = Asked { threads: session.threads(), now: now(), offline: !runs, ..Asked::default() };
     let undone = undo::undo(target, &asked, session.screen)?;
+    // Where an import was killed, keys are there.
+    sweep(&target.live(STAGE));
     let journal = target.live(OWN).join("import").join("journal");
     match std::fs::remove_file(&journal) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -297,6 +299,7 @@ fn take_back(session: &Session<'_>, target: &Target<'_>, runs: bool) -> Result<u
             snapshot: &undone.snapshot,
             told: &undone.told,
             failed: &undone.failed,
+            packages: &undone.packages,
         })?;
     } else {
         for line in &undone.told {
@@ -305,7 +308,14 @@ fn take_back(session: &Session<'_>, target: &Target<'_>, runs: bool) -> Result<u
         for line in &undone.failed {
             session.screen.alarm(&clean(line.as_bytes()))?;
         }
-        session.screen.say(&format!("the import of {} is taken back; its packages stay", undone.snapshot))?;
+        for package in &undone.packages {
+            session.screen.say(&format!("stays: {}", clean(package.as_bytes())))?;
+        }
+        let (snapshot, packages) = (&undone.snapshot, undone.packages.len());
+        session.screen.say(&match undone.failed.is_empty() {
+            true => format!("the import of {snapshot} is taken back; {packages} packages stay"),
+            false => format!("the import of {snapshot} is taken back, but for what is told: the same command goes on"),
+        })?;
     }
     Ok(if undone.failed.is_empty() { 0 } else { INCOMPLETE })
 }
