@@ -1,9 +1,13 @@
 //! Another machine becomes the captured management node: by the real binary, from a stick, in namespaces of its own.
 
-use crate::support::{
-    bare::Bare,
-    inner::{Inner, KEYS},
-    roots::{Root, apt_root, rpm_root},
+use crate::{
+    import_plan,
+    support::{
+        bare::{Bare, SLES},
+        inner::{Inner, KEYS},
+        program::installed,
+        roots::{Root, apt_root, rpm_root},
+    },
 };
 use rusqlite::Connection;
 use std::{
@@ -51,6 +55,7 @@ pub(crate) fn rows(root: &Root) -> BTreeMap<String, Vec<String>> {
 
 pub(crate) fn is_that_node(node: &Inner, bare: &Bare) {
     assert_eq!(rows(&bare.root), rows(&node.root));
+    import_plan::is_there(node, bare);
     for key in KEYS.iter().chain(&["/home/alice/.xcat/client-key.pem", "/etc/munge/munge.key", "/srv/site/postinstall"])
     {
         let (there, here) = (node.root.at(key), bare.at(key));
@@ -88,6 +93,20 @@ fn an_rpm_machine_becomes_the_captured_node() {
     becomes(&node);
 }
 
+#[test]
+fn an_rpm_machine_that_zypper_installs_on_becomes_the_captured_node() {
+    if !installed("zypper", "zypper") {
+        return;
+    }
+    let Some(root) = rpm_root() else { return };
+    let node = Inner::new(root);
+    fs::write(node.root.at("/usr/lib/os-release"), SLES).unwrap();
+    fs::create_dir_all(node.root.at("/etc/zypp")).unwrap();
+    fs::rename(node.root.at("/etc/yum.repos.d"), node.root.at("/etc/zypp/repos.d")).unwrap();
+    node.xsnap(&words(&["backup", "--cluster", "alpha"])).expect(0);
+    becomes(&node);
+}
+
 fn becomes(node: &Inner) {
     let bare = Bare::like(node);
     // The technician is logged in through this key, and the host has a line of its own.
@@ -116,13 +135,12 @@ fn becomes(node: &Inner) {
         assert!(!bare.at(path).exists(), "{path} was not there");
     }
     assert_eq!(bare.sh("systemctl is-active xcatd || true"), "inactive\n");
-    bare.xsnap(&["import", "--undo"]).expect(0);
 }
 
 /// Every file of a machine, with its owner, size, mode and time, and every folder; without what programs remember for
 /// themselves.
 pub(crate) fn state(bare: &Bare) -> Vec<String> {
-    const OTHERS: [&str; 9] = [
+    const OTHERS: [&str; 11] = [
         "proc",
         "host",
         "xsnap-lib",
@@ -133,6 +151,8 @@ pub(crate) fn state(bare: &Bare) -> Vec<String> {
         // dnf opens the books for writing even where it is only asked.
         "var/lib/dnf",
         "var/lib/rpm/rpmdb.sqlite-shm",
+        "usr/lib/sysimage/rpm/rpmdb.sqlite-shm",
+        "var/lib/zypp",
     ];
     let root = bare.root.path();
     let walk = walkdir::WalkDir::new(root).sort_by_file_name().into_iter();

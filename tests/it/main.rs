@@ -46,6 +46,9 @@ mod faults;
 mod hooks;
 
 mod import;
+
+mod import_plan;
+
 mod import_load;
 
 mod import_refused;

@@ -27,7 +27,8 @@ use xsnap::mn::host::{Order, Outcome, OwnPrograms, Programs};
 const SYSTEMCTL: &str = include_str!("../data/bare/systemctl.sh");
 const DNF: &str = include_str!("../data/bare/dnf.sh");
 const ZYPPER: &str = include_str!("../data/bare/zypper.sh");
-const SLES: &str =
+/// What such a root says of itself where its manager is zypper.
+pub const SLES: &str =
     "NAME=\"SLES\"\nID=\"sles\"\nID_LIKE=\"suse\"\nVERSION_ID=\"15.5\"\nPRETTY_NAME=\"SLES 15 SP5 (stand-in)\"\n";
 /// Where this machine is in a root whose dnf is this machine's.
 const MACHINE: &str = "/host";
@@ -103,6 +104,9 @@ impl Bare {
     pub fn like(node: &Inner) -> Self {
         let bare = match node.root.manager {
             Manager::Dpkg => Self::apt(node.usb()),
+            Manager::Rpm if fs::read_to_string(node.root.at("/usr/lib/os-release")).unwrap() == SLES => {
+                Self::zypper(node.usb())
+            }
             Manager::Rpm => Self::rpm(node.usb()),
         };
         bare.expect("whoever could make the captured node can make this one")
@@ -177,11 +181,16 @@ impl Bare {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = self.enter();
+        self.add(&mut command, words);
+        command
+    }
+
+    /// Adds the binary and its words to what calls it.
+    fn add<'c>(&self, command: &'c mut Command, words: &[&str]) -> &'c mut Command {
         if !self.loader.is_empty() {
             command.args([self.loader.as_str(), "--library-path", TOOLS]);
         }
-        command.arg(format!("{TOOLS}/xsnap")).args(words);
-        command
+        command.arg(format!("{TOOLS}/xsnap")).args(words)
     }
 
     /// The binary, run beside the root, as in a rescue system that has the machine's disk mounted. The stick is below the root.
