@@ -47,7 +47,11 @@ mod hooks;
 
 mod import;
 
+mod import_killed;
+
 mod import_plan;
+
+mod import_undo;
 
 mod import_load;
 

@@ -232,6 +232,18 @@ impl Bare {
         start(&mut self.command(words))
     }
 
+    /// The binary, run in the root until its `number`-th call of `call` on a file, and killed there, before the kernel does
+    /// anything for that call.
+    pub fn xsnap_until(&self, (call, number, path): (&str, usize, &str), words: &[&str]) -> Ran {
+        if !self.at("/usr/bin/strace").exists() {
+            lend(&self.root, &self.loader, "strace", "");
+        }
+        let (trace, inject) = (format!("trace={call}"), format!("inject={call}:signal=KILL:when={number}"));
+        let mut command = self.enter();
+        command.args(["strace", "-qq", "-o", "/dev/null", "-P", path, "-e", &trace, "-e", &inject]);
+        finish(self.add(&mut command, words))
+    }
+
     /// Kills what was started, as a loss of power would: nothing that it has started is told.
     pub fn kill(&self, mut started: Child) {
         let children = format!("/proc/{0}/task/{0}/children", started.id());
