@@ -6,7 +6,7 @@ use crate::{
         asked::{Asked, Configs},
         brought::Brought,
         placement::Placement,
-        room::{self, Short},
+        room::{self, Beside, Short},
         services::XCAT_PORT,
         steps::Step,
         target::Target,
@@ -60,7 +60,7 @@ struct Search<'a> {
     found: Vec<Objection>,
 }
 
-/// Looks for what speaks against an import. Changes nothing.
+/// Looks for what speaks against an import, before which what is at `kept` is kept. Changes nothing.
 ///
 /// # Errors
 /// Those of the repository.
@@ -69,6 +69,7 @@ pub fn preflight(
     brought: &Brought<'_>,
     placement: &Placement,
     tables: &Tables,
+    kept: &BTreeSet<Vec<u8>>,
     asked: &Asked,
     is_under_way: bool,
 ) -> Result<Preflight> {
@@ -77,7 +78,8 @@ pub fn preflight(
     search.distribution(&identity);
     let has_xcat = search.installed(is_under_way);
     search.snapshot(brought, has_xcat);
-    search.room(brought, placement, asks_manager(asked, has_xcat, is_under_way))?;
+    let kept = if is_under_way { &BTreeSet::new() } else { kept };
+    search.room(brought, placement, Beside { asks_manager: asks_manager(asked, has_xcat, is_under_way), kept })?;
     search.name(&identity, is_under_way);
     search.network(&identity);
     search.others(&identity);
@@ -190,8 +192,8 @@ impl Search<'_> {
     }
 
     /// Whether each file system has the room that is needed.
-    fn room(&mut self, brought: &Brought<'_>, placement: &Placement, asks_manager: bool) -> Result<()> {
-        let short = room::short(self.target, brought, placement, self.asked, asks_manager)?;
+    fn room(&mut self, brought: &Brought<'_>, placement: &Placement, beside: Beside<'_>) -> Result<()> {
+        let short = room::short(self.target, brought, placement, self.asked, beside)?;
         for Short { at, needed_bytes, free_bytes } in short {
             let (needs, has) = (needed_bytes.div_ceil(1 << 20), free_bytes >> 20);
             self.refuse(

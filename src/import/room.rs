@@ -13,7 +13,10 @@ use crate::{
         steps::Step,
         target::{OWN, PACKAGES, Target},
     },
-    mn::mounts::Mounts,
+    mn::{
+        measured::{Without, measure},
+        mounts::Mounts,
+    },
     repo::{
         content::Run,
         listing::{listing, runs},
@@ -22,8 +25,9 @@ use crate::{
     storage::filesystem::room,
 };
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
+    slice,
 };
 
 /// Where a snapshot has packages.
@@ -48,12 +52,21 @@ pub struct Short {
     pub free_bytes: u64,
 }
 
+/// What an import puts down beside the files of the snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside<'a> {
+    /// The package manager is asked before anything is changed: it is shown packages that do not stay.
+    pub asks_manager: bool,
+    /// Paths at which what is there is kept first.
+    pub kept: &'a BTreeSet<Vec<u8>>,
+}
+
 struct Measure<'a> {
     target: &'a Target<'a>,
     brought: &'a Brought<'a>,
     placement: &'a Placement,
     asked: &'a Asked,
-    asks_manager: bool,
+    beside: Beside<'a>,
     mounts: Mounts,
     /// Bytes by device, with where that is mounted.
     needed: BTreeMap<u64, (PathBuf, u64)>,
@@ -68,8 +81,7 @@ struct Place {
     is_there: bool,
 }
 
-/// The file systems of the machine that have not the room that an import needs there. Packages are put down twice where the
-/// package manager is asked before anything is changed. Changes nothing.
+/// The file systems of the machine that have not the room that an import needs there. Changes nothing.
 ///
 /// # Errors
 /// Those of the repository, but for damage, which the steps tell that meet it.
@@ -78,11 +90,12 @@ pub fn short(
     brought: &Brought<'_>,
     placement: &Placement,
     asked: &Asked,
-    asks_manager: bool,
+    beside: Beside<'_>,
 ) -> Result<Vec<Short>> {
     let (mounts, needed, counted) = (Mounts::of(target.machine), BTreeMap::new(), HashSet::new());
-    let mut measure = Measure { target, brought, placement, asked, asks_manager, mounts, needed, counted };
+    let mut measure = Measure { target, brought, placement, asked, beside, mounts, needed, counted };
     measure.walk()?;
+    measure.keep();
     let mut found = Vec::new();
     for (at, needed_bytes) in measure.needed.into_values().filter(|(_, bytes)| *bytes > 0) {
         // A file system that does not say how much it has is tried.
@@ -152,16 +165,35 @@ impl Measure<'_> {
                 let stays = [OWN, b"/", PACKAGES.as_bytes(), b"/", snapshot.as_bytes(), rest].concat();
                 self.add_at(&stays, bytes);
             }
-            if self.asks_manager {
+            if self.beside.asks_manager {
                 self.add_at(&[ASKED_PACKAGES, rest].concat(), bytes);
             }
         } else if !is_within(path, &[OF_XSNAP.to_vec()]) && !is_left_out(Step::Files) {
-            let is_beside = self.placement.beside.iter().any(|(root, _)| is_within(path, std::slice::from_ref(root)));
+            let is_beside = self.placement.beside.iter().any(|(root, _)| is_within(path, slice::from_ref(root)));
             if self.placement.takes(path) || is_beside {
                 let there = if place.is_there && !is_beside { self.size(path) } else { 0 };
                 self.count(place.device, bytes, there);
             }
         }
+    }
+
+    /// Counts what is kept: all that is there, for nothing says how much of it is the same twice.
+    fn keep(&mut self) {
+        if self.asked.leaves_out(Step::Keep).is_some() {
+            return;
+        }
+        let inside = self.target.inside();
+        let roots: BTreeSet<Vec<u8>> = self.beside.kept.iter().map(|path| inside.follow(path).path).collect();
+        // What is below another one is counted with it.
+        let is_below = |path: &Vec<u8>| roots.iter().any(|root| root != path && is_within(path, slice::from_ref(root)));
+        let mut paths: BTreeSet<&[u8]> = roots.iter().filter(|path| !is_below(path)).map(Vec::as_slice).collect();
+        for root in &roots {
+            paths.extend(self.mounts.below(root).map(|mount| mount.at.as_slice()));
+        }
+        let paths: Vec<&[u8]> = paths.into_iter().collect();
+        let without = Without::new(inside, []);
+        let bytes = measure(inside, &paths, &without).iter().map(|size| size.bytes).sum();
+        self.add_at(&[OWN, b"/undo"].concat(), bytes);
     }
 
     /// Counts a file that lies elsewhere than in the snapshot.

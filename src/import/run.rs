@@ -72,7 +72,8 @@ impl<'a> Import<'a> {
     pub fn preflight(&self, journal: Option<&Journal>, progress: &dyn Progress) -> Result<Preflight> {
         let is_known = journal.is_some_and(|journal| STEPS.iter().any(|step| journal.state(*step).is_some()));
         let (target, brought) = (self.target, self.brought);
-        let mut found = preflight::preflight(target, brought, &self.placement, &self.tables, self.asked, is_known)?;
+        let (placement, kept) = (&self.placement, self.roots());
+        let mut found = preflight::preflight(target, brought, placement, &self.tables, &kept, self.asked, is_known)?;
         if wants_tables(self.asked) {
             let own: Vec<String> = own_addresses(&found.identity).iter().map(ToString::to_string).collect();
             let examined = load::examine(&self.load_request(&own))?;

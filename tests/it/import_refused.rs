@@ -248,6 +248,14 @@ fn a_management_node_is_replaced_only_when_that_is_said_and_comes_back() {
     fs::write(bare.at("/install/custom/own.pkglist"), "of the node that was here\n").unwrap();
     refused(&bare, &[], &["a management node already, with nodes of its own", "--replace replaces it"]);
 
+    // What is kept needs room, too.
+    fs::write(bare.at("/install/own"), vec![7; 20 << 20]).unwrap();
+    bare.sh("mkdir -p /var/lib/xsnap && mount -t tmpfs -o size=80m none /var/lib/xsnap");
+    refused(&bare, &["--replace"], &["/var/lib/xsnap has 80 MiB free, and the import needs ", "make room"]);
+    fs::remove_file(bare.at("/install/own")).unwrap();
+    goes_on(&bare, &["--replace"]);
+    bare.sh("umount /var/lib/xsnap && rmdir /var/lib/xsnap");
+
     let keys: Vec<Vec<u8>> = KEYS.iter().map(|key| fs::read(bare.at(key)).unwrap()).collect();
     let own = rows(&bare.root);
     bare.xsnap(&words(&["import", "latest", "--replace"])).expect(0);
