@@ -192,6 +192,18 @@ fn packages_that_are_lacking_are_refused_by_apt() {
     are_missed_at_the_distributors(&Bare::like(&node), "/etc/apt/sources.list", "apt-get would not install");
 }
 
+#[test]
+fn packages_that_are_lacking_are_refused_by_zypper() {
+    let Some(root) = rpm_root() else { return };
+    let node = Inner::new(root);
+    let Some(bare) = Bare::zypper(node.usb()) else { return };
+    fs::write(node.root.at("/usr/lib/os-release"), bare.text("/usr/lib/os-release")).unwrap();
+    fs::create_dir_all(node.root.at("/etc/zypp")).unwrap();
+    fs::rename(node.root.at("/etc/yum.repos.d"), node.root.at("/etc/zypp/repos.d")).unwrap();
+    node.xsnap(&words(&["backup", "--cluster", "alpha"])).expect(0);
+    are_missed_at_the_distributors(&bare, "/etc/zypp/repos.d/sles.repo", "zypper would not install");
+}
+
 /// What xCAT needs of the distribution, which this machine cannot get.
 fn are_missed_at_the_distributors(bare: &Bare, sources: &str, reason: &str) {
     goes_on(bare, &[]);
@@ -287,21 +299,23 @@ fn a_database_of_another_machine_is_refused_unless_it_is_named() {
 }
 
 #[test]
-fn configuration_that_no_table_explains_is_asked_about() {
+fn configuration_that_no_table_explains_is_asked_about_and_either_answer_is_done() {
     let Some(root) = rpm_root() else { return };
     let node = Inner::new(root);
-    for (path, text) in [
+    let captured = [
         (
             "/etc/named.conf",
             "zone \"standin.test\" {};\nzone \"intranet.example\" {};\ninclude \"/etc/named/more.conf\";\n",
         ),
         ("/etc/dhcp/dhcpd.conf", "subnet 192.168.7.0 netmask 255.255.255.0 {\n option time-offset 1;\n}\n"),
-    ] {
+    ];
+    for (path, text) in captured {
         fs::create_dir_all(node.root.at(path).parent().unwrap()).unwrap();
         fs::write(node.root.at(path), text).unwrap();
     }
     node.xsnap(&words(&["backup", "--cluster", "alpha"])).expect(0);
     let bare = Bare::like(&node);
+    fs::create_dir_all(bare.at("/var/named")).unwrap();
     let found = [
         "the zone intranet.example (/etc/named.conf)",
         "the included file /etc/named/more.conf",
@@ -311,7 +325,23 @@ fn configuration_that_no_table_explains_is_asked_about() {
         "--configs regenerate",
     ];
     refused(&bare, &[], &found);
-    for more in [&["--configs", "restore"][..], &["--configs", "regenerate"], &["--no-start"]] {
-        goes_on(&bare, more);
+    goes_on(&bare, &["--no-start"]);
+
+    bare.xsnap(&words(&["import", "latest", "--configs", "regenerate"])).expect(0);
+    let made_anew = [bare.text("/etc/named.conf"), bare.text("/etc/dhcp/dhcpd.conf")].concat();
+    assert!(made_anew.contains("zone \"standin.test\"") && made_anew.contains("omapi-port"), "{made_anew}");
+    assert!(!made_anew.contains("intranet") && !made_anew.contains("192.168.7.0"), "{made_anew}");
+    for (path, (_, text)) in ["/etc/named.conf.xsnap-orig", "/etc/dhcp.xsnap-orig/dhcpd.conf"].iter().zip(captured) {
+        assert_eq!(bare.text(path), text, "{path}");
     }
+    bare.xsnap(&["import", "--undo"]).expect(0);
+    assert!(!bare.at("/etc/named.conf").exists() && !bare.at("/etc/dhcp/dhcpd.conf").exists());
+
+    let calls = || bare.text("/var/log/xcat-standin.log").matches("makedns").count();
+    let before = calls();
+    bare.xsnap(&words(&["import", "latest", "--replace", "--configs", "restore"])).expect(0);
+    for (path, text) in captured {
+        assert_eq!(bare.text(path), text, "{path}");
+    }
+    assert_eq!(calls(), before);
 }
