@@ -14,7 +14,6 @@ use std::{
     path::{Path, PathBuf},
 };
 use xsnap::{
-    id::SnapshotId,
     import::{
         asked::Asked,
         brought::Brought,
@@ -42,9 +41,9 @@ pub fn is_there(node: &Inner, bare: &Bare) {
     let repository = Repository::open(storage, Credentials::Ask(&|| unreachable!()), Access::Read).unwrap();
     let snapshot = repository.snapshots().last().unwrap();
     let brought = Brought::open(&repository, snapshot).unwrap();
-    let mut placement = Placement::of(&brought.manifest, &Asked::default(), &Mounts::default());
+    let mut placement = Placement::of(&brought.manifest, &Asked::default(), &Mounts::default(), &BTreeSet::new());
     placement.not_mounted.clear();
-    let choice = placement.choice(true).unwrap();
+    let choice = placement.choice(None).unwrap();
     let is_held = |path: &[u8]| brought.find(path).unwrap().is_some();
     let is_left_out = |path: &[u8]| {
         let names = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| &path[..at]);
