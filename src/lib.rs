@@ -182,6 +182,9 @@ pub mod archive {
     /// The snapshot that a walk compares with.
     pub mod parent;
 
+    /// Names of a folder, looked at before they are taken.
+    pub mod ahead;
+
     /// The live tree in stored order.
     pub mod walk;
 

@@ -10,7 +10,7 @@
 use crate::{
     archive::{
         assemble::{Assembled, Assembler, Item},
-        batch::{Job, QUEUE_ITEMS},
+        batch::{Job, QUEUE_LENGTH},
         content::{ContentReader, Failure, ReadFile, now},
         filter::Patterns,
         metadata::Owners,
@@ -240,7 +240,7 @@ fn gather(
     };
     let plan = Plan::new(&request.sources, &request.exclude, &request.view);
     let owners = Owners::new(request.view.directory.clone());
-    let (items, for_trees) = bounded::<Item>(QUEUE_ITEMS);
+    let (items, for_trees) = bounded::<Vec<Item>>(QUEUE_LENGTH);
     let (jobs, for_readers) = bounded::<Job>(request.threads);
     let tell = |problem: &Problem| {
         let cause = io::Error::other(problem.cause.clone());
@@ -255,7 +255,7 @@ fn gather(
         }
         drop(for_readers);
         let assembler = Assembler::new(writer.filler(Stream::Tree), &tell, &trust);
-        let assembled = scope.spawn(move || assembler.run(for_trees));
+        let assembled = scope.spawn(move || assembler.run(for_trees.into_iter().flatten()));
         let walker = Walker::new(&options, parent.map(|p| p.0), &owners, progress, items, jobs);
         let walked = walker.run(&plan, parent.map(|(_, p)| (&p.root, &p.root_stat)));
         let assembled = assembled.join().map_err(|_| Error::Refused)?;

@@ -14,8 +14,10 @@ const BATCH_BYTES: u64 = 1 << 20;
 const BATCH_FILES: usize = 128;
 const BATCH_FOLDERS: usize = 16;
 const BATCH_ITEMS: usize = 1024;
-/// How many items the queue from the walk to the trees holds: more than a batch waits for, or both would wait.
-pub const QUEUE_ITEMS: usize = 4 * BATCH_ITEMS;
+/// So many items are sent to the trees together: each sending may wake who takes them.
+pub const TOLD_ITEMS: usize = 64;
+/// How many times that many the queue to the trees holds: more than a batch waits for, or both would wait.
+pub const QUEUE_LENGTH: usize = 4 * BATCH_ITEMS / TOLD_ITEMS;
 
 /// A file's content, read by another thread.
 pub type Outcome = Result<Arc<ReadFile>, Arc<Failure>>;

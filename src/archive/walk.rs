@@ -6,8 +6,9 @@
 
 use crate::{
     archive::{
+        ahead::{Ahead, Looked, MANY_NAMES},
         assemble::Item,
-        batch::{Job, OpenBatch},
+        batch::{Job, OpenBatch, TOLD_ITEMS},
         content::now,
         filter::{CACHE_TAG_NAME, Patterns},
         found::{Found, is_cache_tag},
@@ -28,7 +29,6 @@ use crate::{
     },
 };
 use crossbeam_channel::Sender;
-use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rustix::{
     fs::{FileType, Mode, OFlags},
     io::Errno,
@@ -39,11 +39,7 @@ use std::{
     iter::Peekable,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
-    vec,
 };
-
-/// So many names of one folder are looked at by several threads: what takes the time is the kernel's work for each.
-const MANY_NAMES: usize = 256;
 
 /// What is walked, and how.
 #[derive(Debug)]
@@ -65,7 +61,7 @@ pub struct WalkOptions<'a> {
 struct Level<'a> {
     folder: Arc<OwnedFd>,
     path_bytes: usize,
-    found: vec::IntoIter<Found>,
+    found: Ahead,
     parent: Option<Peekable<Listing<'a>>>,
     plan: &'a Plan,
     device: u64,
@@ -82,9 +78,10 @@ pub struct Walker<'a> {
     parent: Parent<'a>,
     owners: &'a Owners,
     progress: &'a dyn Progress,
-    items: Sender<Item>,
+    items: Sender<Vec<Item>>,
     jobs: Sender<Job>,
     open: OpenBatch,
+    told: Vec<Item>,
     /// What is left out: the paths of folders, and the names in each.
     left_out: HashMap<&'a [u8], HashSet<&'a [u8]>>,
     links: Links,
@@ -106,29 +103,25 @@ impl<'a> Walker<'a> {
         parent: Option<&'a Reader>,
         owners: &'a Owners,
         progress: &'a dyn Progress,
-        items: Sender<Item>,
+        items: Sender<Vec<Item>>,
         jobs: Sender<Job>,
     ) -> Self {
-        let left_out = options.view.left_out_of_folders();
-        let parent = Parent(parent);
-        let (open, links, sizes, path, levels) =
-            (OpenBatch::default(), Links::default(), Sizes::new(), Vec::new(), Vec::new());
-        let (late, failed) = (None, None);
         Self {
             options,
-            parent,
+            parent: Parent(parent),
             owners,
             progress,
             items,
             jobs,
-            open,
-            left_out,
-            links,
-            sizes,
-            late,
-            failed,
-            path,
-            levels,
+            open: OpenBatch::default(),
+            told: Vec::with_capacity(TOLD_ITEMS),
+            left_out: options.view.left_out_of_folders(),
+            links: Links::default(),
+            sizes: Sizes::new(),
+            late: None,
+            failed: None,
+            path: Vec::new(),
+            levels: Vec::new(),
         }
     }
 
@@ -152,7 +145,8 @@ impl<'a> Walker<'a> {
         while let Some(level) = self.levels.last_mut() {
             self.path.truncate(level.path_bytes);
             match level.found.next() {
-                Some(found) => self.take(found)?,
+                Some(Ok(found)) => self.take(found)?,
+                Some(Err((name, e))) => self.miss(&name, &e)?,
                 None => self.leave()?,
             }
         }
@@ -161,8 +155,19 @@ impl<'a> Walker<'a> {
 
     fn tell(&mut self, item: Item) -> Result<(), Ended> {
         self.open.count_item();
-        self.items.send(item).map_err(|_| Ended)?;
+        self.told.push(item);
+        if self.told.len() >= TOLD_ITEMS {
+            self.send()?;
+        }
         if self.open.is_due() { self.hand_out() } else { Ok(()) }
+    }
+
+    /// Sends what was told.
+    fn send(&mut self) -> Result<(), Ended> {
+        if self.told.is_empty() {
+            return Ok(());
+        }
+        self.items.send(std::mem::replace(&mut self.told, Vec::with_capacity(TOLD_ITEMS))).map_err(|_| Ended)
     }
 
     fn problem(&mut self, verb: &str, cause: &io::Error) -> Result<(), Ended> {
@@ -170,8 +175,9 @@ impl<'a> Walker<'a> {
         self.tell(Item::Problem(Problem { path, verb: verb.into(), cause: cause.to_string() }))
     }
 
-    /// Hands the open batch out to be read.
+    /// Hands the open batch out to be read. What was told goes before it: who makes room for more may wait for that.
     fn hand_out(&mut self) -> Result<(), Ended> {
+        self.send()?;
         self.open.take().map_or(Ok(()), |job| self.jobs.send(job).map_err(|_| Ended))
     }
 
@@ -185,17 +191,15 @@ impl<'a> Walker<'a> {
     ) -> Result<(), Ended> {
         let looked = now();
         self.tell(Item::Open)?;
-        let (mut names, mut xattrs) = (Vec::new(), Arc::default());
+        let opened = opened.map(Arc::new);
+        let (mut names, mut xattrs) = (None, Arc::default());
         match &opened {
             Ok(folder) => {
                 match metadata::read_xattrs(Handle::Open(folder.as_fd())) {
                     Ok(read) => xattrs = read,
                     Err(e) => self.problem("read the attributes of", &e)?,
                 }
-                names = self.list(folder, plan, &found)?;
-                if self.levels.is_empty() {
-                    self.defer(&mut names, parent);
-                }
+                names = Some(self.list(folder, plan, &found, parent)?);
                 if !plan.is_source && self.levels.last().is_some_and(|level| level.plan.is_source) {
                     self.tell(Item::LeftOut)?;
                 }
@@ -208,25 +212,15 @@ impl<'a> Walker<'a> {
             Entry { name: found.name, metadata, node, link: None, partial: false, extensions: Vec::new() },
             trusted(&found.stat, looked),
         );
-        let Ok(folder) = opened else { return self.tell(Item::Close(own.0, own.1)) };
+        let (Ok(folder), Some(names)) = (opened, names) else { return self.tell(Item::Close(own.0, own.1)) };
         let parent = self.parent.listing(parent);
         let device = match self.levels.last() {
             Some(level) if plan.is_source && plan.from.is_none() && level.plan.is_source => level.device,
             _ => found.stat.st_dev,
         };
         let is_named = self.levels.last().is_none_or(|level| level.plan.names.contains_key(&own.0.name));
-        let (path_bytes, found, size) = (self.path.len(), names.into_iter(), Size::default());
-        self.levels.push(Level {
-            folder: Arc::new(folder),
-            path_bytes,
-            found,
-            parent,
-            plan,
-            device,
-            own,
-            size,
-            is_named,
-        });
+        let (path_bytes, size) = (self.path.len(), Size::default());
+        self.levels.push(Level { folder, path_bytes, found: names, parent, plan, device, own, size, is_named });
         Ok(())
     }
 
@@ -246,9 +240,9 @@ impl<'a> Walker<'a> {
     }
 
     /// Puts what is walked last behind all else in the root, and keeps what the parent has of it.
-    fn defer(&mut self, found: &mut [Found], parent: Option<(&Entry, &Stat)>) {
+    fn defer(&mut self, looked: &mut [Looked], parent: Option<(&Entry, &Stat)>) {
         let Some(late) = &self.options.view.late else { return };
-        found.sort_by_key(|found| found.name == late.name);
+        looked.sort_by_key(|looked| looked.as_ref().is_ok_and(|found| found.name == late.name));
         self.late = self.parent.listing(parent).and_then(|mut parent| advance(&mut parent, &late.name));
     }
 
@@ -268,11 +262,17 @@ impl<'a> Walker<'a> {
     }
 
     /// Names of an open folder that are wanted, in stored order, each with its inode.
-    fn list(&mut self, folder: &OwnedFd, plan: &Plan, own: &Found) -> Result<Vec<Found>, Ended> {
+    fn list(
+        &mut self,
+        folder: &Arc<OwnedFd>,
+        plan: &Plan,
+        own: &Found,
+        parent: Option<(&Entry, &Stat)>,
+    ) -> Result<Ahead, Ended> {
         if self.options.skip.contains(&(own.stat.st_dev, own.stat.st_ino)) {
             let path = String::from_utf8_lossy(&self.path);
             self.progress.tell(Event::Note(&format!("{path} is left out: it is the repository itself")));
-            return self.tell(Item::LeftOut).map(|()| Vec::new());
+            return self.tell(Item::LeftOut).map(|()| Ahead::known(Arc::clone(folder), Vec::new()));
         }
         let mut names: Vec<Vec<u8>> = plan.names.keys().cloned().collect();
         if plan.is_source {
@@ -289,28 +289,28 @@ impl<'a> Walker<'a> {
             names.retain(|n| n == tag || plan.names.contains_key(n));
             self.tell(Item::LeftOut)?;
         }
+        if names.len() >= MANY_NAMES && !self.levels.is_empty() && plan.names.values().all(|plan| plan.from.is_none()) {
+            return Ok(Ahead::new(Arc::clone(folder), names));
+        }
         let look = |name: Vec<u8>| match plan.names.get(&name) {
             Some(Plan { from: Some(from), .. }) => Found::elsewhere(&name, from).map_err(|e| (name, e)),
             _ => Found::here(folder, name),
         };
-        let (mut found, path_bytes) = (Vec::with_capacity(names.len()), self.path.len());
-        let looked: Vec<_> = match names.len() {
-            ..MANY_NAMES => names.into_iter().map(look).collect(),
-            _ => names.into_par_iter().with_min_len(MANY_NAMES / 2).map(look).collect(),
-        };
-        for looked in looked {
-            match looked {
-                Ok(one) => found.push(one),
-                // Gone since the folder was listed: as if it had gone a moment earlier.
-                Err((name, e)) if e.kind() == io::ErrorKind::NotFound && !plan.names.contains_key(&name) => {}
-                Err((name, e)) => {
-                    self.step_into(&name);
-                    self.problem("look at", &e)?;
-                    self.path.truncate(path_bytes);
-                }
-            }
+        let mut looked: Vec<Looked> = names.into_iter().map(look).collect();
+        if self.levels.is_empty() {
+            self.defer(&mut looked, parent);
         }
-        Ok(found)
+        Ok(Ahead::known(Arc::clone(folder), looked))
+    }
+
+    /// A name that could not be looked at. One that is gone since its folder was listed is as if it had gone a moment earlier.
+    fn miss(&mut self, name: &[u8], e: &io::Error) -> Result<(), Ended> {
+        let is_named = self.levels.last().is_some_and(|level| level.plan.names.contains_key(name));
+        if e.kind() == io::ErrorKind::NotFound && !is_named {
+            return Ok(());
+        }
+        self.step_into(name);
+        self.problem("look at", e)
     }
 
     /// Takes out what is left out of a folder. It is not even looked at: its file system may be one that never answers.
