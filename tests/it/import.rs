@@ -54,8 +54,13 @@ pub(crate) fn rows(root: &Root) -> BTreeMap<String, Vec<String>> {
 }
 
 pub(crate) fn is_that_node(node: &Inner, bare: &Bare) {
-    assert_eq!(rows(&bare.root), rows(&node.root));
     import_plan::is_there(node, bare);
+    has_what_it_is_known_by(node, bare);
+}
+
+/// Tables, and keys with the copies that nodes fetch.
+pub(crate) fn has_what_it_is_known_by(node: &Inner, bare: &Bare) {
+    assert_eq!(rows(&bare.root), rows(&node.root));
     for key in KEYS.iter().chain(&["/home/alice/.xcat/client-key.pem", "/etc/munge/munge.key", "/srv/site/postinstall"])
     {
         let (there, here) = (node.root.at(key), bare.at(key));

@@ -129,7 +129,7 @@ fn may_differ(Difference { path, what }: &Difference) -> bool {
         "xsnap-lib",
     ];
     let is_own = |own: &&str| path.strip_prefix(own.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
-    what.starts_with("mtime") || OWN.iter().any(|own| is_own(own))
+    what.starts_with("mtime") || OWN.iter().any(is_own)
 }
 
 fn shown(difference: &Difference) -> String {

@@ -2,7 +2,7 @@
 //! that way.
 
 use crate::{
-    import::{captured, is_as_before, is_that_node, rows, state, words},
+    import::{captured, has_what_it_is_known_by, is_as_before, is_that_node, rows, state, words},
     support::{
         bare::{Bare, Neighbour},
         inner::{Change, Inner, KEYS},
@@ -233,7 +233,7 @@ fn what_does_not_depend_on_the_system_moves_to_another_level_of_it() {
     refused(&bare, &moved, &["--xcat-dep /srv/dep: no packages for Rocky Linux 8.10"]);
     fs::rename(bare.at("/srv/dep/rh9"), bare.at("/srv/dep/rh8")).unwrap();
     bare.xsnap(&words(&[&["import", "latest"], &moved[..]].concat())).expect(0);
-    is_that_node(&node, &bare);
+    has_what_it_is_known_by(&node, &bare);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The naive way installs xCAT, copies files, and calls xCAT's own commands; the stand-in's have the faults of xCAT's.
 
 use crate::{
-    import::{is_that_node, rows, words},
+    import::{has_what_it_is_known_by, rows, words},
     import_load_served,
     import_refused::refused,
     support::{
@@ -98,7 +98,7 @@ fn what_the_naive_way_loses_an_import_brings_back() {
 
 /// The whole loop: keys, the dump of xCAT's own byte for byte, one secret in four places, and none of the commands that lose.
 fn is_whole(node: &Inner, bare: &Bare) {
-    is_that_node(node, bare);
+    has_what_it_is_known_by(node, bare);
     let commands = bare.text("/var/log/xcat-standin.log");
     for command in ["restorexCATdb", "tabrestore", "pgsqlsetup", "xcatconfig -c"] {
         assert!(!commands.contains(command), "{command}: {commands}");

@@ -70,7 +70,7 @@ fn path_of(difference: &Difference) -> &Path {
 fn is_below(path: &[u8], folders: &[&str]) -> bool {
     let below =
         |folder: &&str| path.strip_prefix(folder.as_bytes()).is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
-    folders.iter().any(|folder| below(folder))
+    folders.iter().any(below)
 }
 
 fn shown(difference: &Difference) -> String {
