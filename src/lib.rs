@@ -500,6 +500,9 @@ pub mod import {
     /// Tables for a database server, whichever it is.
     pub mod load_tables;
 
+    /// A database server spoken to by its own client programs.
+    pub mod client;
+
     /// Rows into PostgreSQL.
     pub mod load_postgres;
 
@@ -517,6 +520,9 @@ pub mod import {
 
     /// The database of an import: examined, made ready, loaded, compared.
     pub mod load;
+
+    /// What a database server held is kept, and brought back.
+    pub mod undo_database;
 
     /// What xCAT makes anew of its tables.
     pub mod regenerate;

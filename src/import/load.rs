@@ -6,9 +6,10 @@ pub use crate::import::load_asked::{Difference, Examined, LoadRequest, Loaded, R
 use crate::{
     error::{Error, Result},
     import::{
+        client::{self, Client},
         load_last, load_mysql, load_postgres, load_sqlite,
         load_stage::{Staged, csv_path},
-        load_tables::{self, Again, Held, refuse_held, refused},
+        load_tables::{self, Again, Held, refuse_full, refuse_held, refused},
         placed::{live, put, remove},
         ready_mysql, ready_postgres,
     },
@@ -86,12 +87,11 @@ fn examine_server(staged: &Staged<'_>, server: &Server, examined: &mut Examined)
         return Ok(());
     }
     let unit = if is_postgres {
-        ready_postgres::unit(inside).map(|(unit, _)| unit)
+        client::unit_of_postgres(inside).map(|(unit, _)| unit)
     } else {
-        ready_mysql::unit(inside).map(Into::into)
+        client::unit_of_mysql(inside).map(Into::into)
     };
-    let way = if is_postgres { load_postgres::way_in(staged, server)? } else { load_mysql::way_in(staged, server)? };
-    match (way, unit) {
+    match (way_in(staged, server)?, unit) {
         (Ok(way), _) => examined.refusals.extend(refuse_held(staged, &way, &held(staged, &way)?)?),
         (Err(why), _) if examined.is_external => {
             let way_on = "have its administrator make role and database, or import with --skip-db";
@@ -102,6 +102,7 @@ fn examine_server(staged: &Staged<'_>, server: &Server, examined: &mut Examined)
             examined.refusals.push(Refusal::new(staged.engine.name(), "no such server is installed here", way_on));
         }
         (Err(_), Some(unit)) => {
+            examined.refusals.extend(refuse_unreached(staged, server)?);
             examined.engine_changes.insert(0, format!("{unit} is started where it does not run, and set up"));
         }
     }
@@ -113,6 +114,46 @@ fn held(staged: &Staged<'_>, way: &Server) -> Result<Held> {
         Engine::Postgres(_) => load_postgres::held(staged, way),
         _ => load_mysql::held(staged, way),
     }
+}
+
+/// Starts the server of this machine that is to have the tables, where it does not answer. Nothing else is changed.
+///
+/// # Errors
+/// `Usage` with the first thing that stands against the load, tables of somebody else's among it; `File` where the server cannot
+/// be started.
+pub fn start(request: &LoadRequest<'_>) -> Result<()> {
+    let staged = Staged::of(request)?;
+    refuse(staged.refusals()?)?;
+    let Some(server) = staged.server().filter(|_| !staged.is_external()) else { return Ok(()) };
+    master(&staged).start().map_err(|why| refused("start", &staged, why))?;
+    // What a server holds that did not run could not be looked at before.
+    let refusal = match way_in(&staged, server)? {
+        Ok(way) => refuse_held(&staged, &way, &held(&staged, &way)?)?,
+        Err(_) => refuse_unreached(&staged, server)?,
+    };
+    refusal.map_or(Ok(()), |refusal| Err(refusal.error()))
+}
+
+/// The server of this machine, spoken to as its master.
+fn master<'a>(staged: &Staged<'a>) -> Client<'a> {
+    match &staged.engine {
+        Engine::Postgres(_) => ready_postgres::client(staged),
+        _ => ready_mysql::client(staged),
+    }
+}
+
+fn way_in(staged: &Staged<'_>, server: &Server) -> Result<Result<Server, String>> {
+    match &staged.engine {
+        Engine::Postgres(_) => load_postgres::way_in(staged, server),
+        _ => load_mysql::way_in(staged, server),
+    }
+}
+
+/// Whose tables would be replaced where xCAT's role does not get in yet: the master of this machine's server sees them. One
+/// that does not run is not started to be asked.
+fn refuse_unreached(staged: &Staged<'_>, server: &Server) -> Result<Option<Refusal>> {
+    let full = master(staged).full_tables(&server.database).unwrap_or_default();
+    refuse_full(staged, &Held { full, ..Held::default() })
 }
 
 /// Makes the engine ready, and then puts cfgloc in place. For tables in files there is nothing to make ready.
@@ -146,11 +187,11 @@ pub fn load(request: &LoadRequest<'_>, progress: &dyn Progress) -> Result<Loaded
             Ok(loaded)
         }
         Engine::Postgres(server) => {
-            let way = load_postgres::way_in(&staged, server)?;
+            let way = way_in(&staged, server)?;
             served(&staged, way, || load_postgres::load(&staged, server, progress), progress)
         }
         Engine::Mysql(server) => {
-            let way = load_mysql::way_in(&staged, server)?;
+            let way = way_in(&staged, server)?;
             served(&staged, way, || load_mysql::load(&staged, server, progress), progress)
         }
         // Refused above.
@@ -240,12 +281,8 @@ fn dump_again(staged: &Staged<'_>, staging: &Path, progress: &dyn Progress) -> R
 
 /// The same of a server, which is reached as it was for loading.
 fn read_again(staged: &Staged<'_>, server: &Server, staging: &Path, progress: &dyn Progress) -> Result<Again> {
-    let way = match &staged.engine {
-        Engine::Postgres(_) => load_postgres::way_in(staged, server)?,
-        _ => load_mysql::way_in(staged, server)?,
-    };
     // One that is reached in no way says so once more.
-    let way = way.unwrap_or_else(|_| server.clone());
+    let way = way_in(staged, server)?.unwrap_or_else(|_| server.clone());
     load_tables::read(staged, &way, staging, progress)
 }
 

@@ -128,9 +128,18 @@ pub fn counts(name: &str) -> bool {
 /// # Errors
 /// `File` where they have to be read and the stage cannot be written.
 pub fn refuse_held(staged: &Staged<'_>, way: &Server, held: &Held) -> Result<Option<Refusal>> {
+    let refusal = refuse_full(staged, held)?;
+    if refusal.is_none() || is_loaded(staged, way)? { Ok(None) } else { Ok(refusal) }
+}
+
+/// Whose tables would be replaced without a word, if any, where nobody can read them as xCAT does.
+///
+/// # Errors
+/// `File` where the stage cannot be read.
+pub fn refuse_full(staged: &Staged<'_>, held: &Held) -> Result<Option<Refusal>> {
     let names = staged.csv_names()?;
-    let full: Vec<_> = held.full.iter().filter(|name| names.contains(*name)).cloned().collect();
-    if staged.request.replace_database || held.is_ours || full.is_empty() || is_loaded(staged, way)? {
+    let full: Vec<_> = held.full.iter().filter(|name| counts(name) && names.contains(*name)).cloned().collect();
+    if staged.request.replace_database || held.is_ours || full.is_empty() {
         return Ok(None);
     }
     let some = full.iter().take(5).cloned().collect::<Vec<_>>().join(", ");

@@ -25,9 +25,13 @@ pub const EXACT: [&[u8]; 3] = [b"/etc/xcat/ca", b"/etc/xcat/cert", b"/etc/xcat/h
 
 /// Configuration that is made anew, or belongs to the host: kept beside.
 const KEPT_BESIDE: [&str; 10] =
-    ["dhcp", "dns", "dns-zones", "consoles", "time", "syslog", "web", "system", "repositories", "database-server"];
+    ["dhcp", "dns", "dns-zones", "consoles", "time", "syslog", "web", "system", "repositories", DATABASE_SERVER];
 /// Of these, what is beside whatever is asked: other machines' repositories and servers have other places and versions.
-const ALWAYS_BESIDE: [&str; 2] = ["repositories", "database-server"];
+const ALWAYS_BESIDE: [&str; 2] = ["repositories", DATABASE_SERVER];
+/// The part that has the settings of the database server.
+pub const DATABASE_SERVER: &str = "database-server";
+/// Folders of data, which have to be empty until a server makes them: what it had there is put nowhere.
+const DATA: [&[u8]; 1] = [b"/var/lib/pgsql"];
 /// What is merged into what is there.
 const MERGED: [&[u8]; 3] = [b"/etc/hosts", b"/etc/exports", b"/root/.ssh/authorized_keys"];
 /// Folders that every installation has: whether they were a file system of their own says nothing of what is in them.
@@ -80,6 +84,7 @@ impl Placement {
             for path in part.roots.iter().map(|root| root.real.bytes()) {
                 match (wanted(part), is_kept) {
                     (false, _) => drop(placement.nowhere.insert(path)),
+                    _ if is_kept && is_within(&path, &DATA.map(<[u8]>::to_vec)) => drop(placement.nowhere.insert(path)),
                     (true, true) => placement.beside.push((path, part.name.clone())),
                     (true, false) => drop(placement.in_place.insert(path)),
                 }

@@ -5,24 +5,17 @@
 use crate::{
     error::{Error, Result},
     import::{
+        client::Client,
         load_mysql::way_in,
         load_stage::{Staged, bare},
         load_tables::{Dialect, MARKER, refused},
-        ready_postgres::{UNIT_FOLDERS, edit, run},
+        ready_postgres::edit,
     },
-    mn::{engine::Server, host::Order, inside::Inside},
+    mn::{engine::Server, inside::Inside},
 };
-use std::{
-    collections::BTreeSet,
-    io, thread,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeSet;
 
 const SQL: Dialect = Dialect::Mysql;
-/// What its unit is called, by distribution and maker.
-const UNITS: [&str; 3] = ["mariadb", "mysqld", "mysql"];
-/// Its clients, which are the same.
-const CLIENTS: [&str; 2] = ["mariadb", "mysql"];
 /// Where a distribution may say that it listens to this machine only; besides every file of `/etc/my.cnf.d`.
 const FILES: [&[u8]; 5] = [
     b"/etc/my.cnf",
@@ -34,15 +27,10 @@ const FILES: [&[u8]; 5] = [
 const MORE_FILES: &[u8] = b"/etc/my.cnf.d";
 /// What stands before a line of a file that does not count any more.
 const OFF: &str = "#xsnap: ";
-const START_LIMIT: Duration = Duration::from_secs(60);
-const NAP: Duration = Duration::from_millis(200);
-/// What is said is written into no log, and means what it says.
-const QUIET: &str = "SET SESSION sql_log_off = 1, sql_log_bin = 0, sql_mode = '';\n";
 
-/// The unit of the server on this machine; none where no server is installed.
-pub fn unit(inside: &Inside) -> Option<&'static str> {
-    let names: BTreeSet<_> = UNIT_FOLDERS.iter().flat_map(|folder| inside.names(folder).unwrap_or_default()).collect();
-    UNITS.into_iter().find(|unit| names.contains(format!("{unit}.service").as_bytes()))
+/// The server of this machine, spoken to as its master.
+pub fn client<'a>(staged: &Staged<'a>) -> Client<'a> {
+    Client { machine: staged.request.machine, dialect: SQL, role: None }
 }
 
 /// Makes the server ready. Where it is on another machine, only looks whether one gets in.
@@ -51,7 +39,7 @@ pub fn unit(inside: &Inside) -> Option<&'static str> {
 /// `File` where it cannot be started, asked or set up, or where one does not get in.
 pub fn prepare(staged: &Staged<'_>, server: &Server) -> Result<()> {
     if !staged.is_external() {
-        Ready { staged, server }.make()?;
+        Ready { staged, server, client: client(staged) }.make()?;
     }
     way_in(staged, server)?.map(|_| ()).map_err(|why| refused("get into", staged, why))
 }
@@ -78,8 +66,17 @@ pub fn changes(staged: &Staged<'_>, server: &Server) -> Vec<String> {
     changes
 }
 
+/// The files of the server that may be changed.
+pub fn files(inside: &Inside) -> Vec<Vec<u8>> {
+    let mut files: Vec<_> = FILES.iter().map(|path| path.to_vec()).collect();
+    let more = inside.names(MORE_FILES).unwrap_or_default().into_iter().filter(|name| name.ends_with(b".cnf"));
+    files.extend(more.map(|name| [MORE_FILES, b"/", &name].concat()));
+    files.retain(|path| inside.exists(path));
+    files
+}
+
 /// From where the user is let in: this machine by all its names, and the service nodes.
-fn hosts(staged: &Staged<'_>, server: &Server) -> BTreeSet<String> {
+pub fn hosts(staged: &Staged<'_>, server: &Server) -> BTreeSet<String> {
     let (addresses, names) = staged.service_nodes();
     let mut hosts: BTreeSet<String> = ["localhost", "127.0.0.1"].map(str::to_owned).into();
     hosts.extend(server.host.clone().filter(|host| !host.starts_with('/')));
@@ -94,14 +91,12 @@ fn hosts(staged: &Staged<'_>, server: &Server) -> BTreeSet<String> {
 struct Ready<'a> {
     staged: &'a Staged<'a>,
     server: &'a Server,
+    client: Client<'a>,
 }
 
 impl Ready<'_> {
     fn make(&self) -> Result<()> {
-        if self.say("SELECT 1;\n").is_err() {
-            self.unit("start")?;
-            self.wait()?;
-        }
+        self.client.start().map_err(|why| self.failed(why))?;
         if self.staged.request.enable {
             self.unit("enable")?;
         }
@@ -114,39 +109,12 @@ impl Ready<'_> {
         refused("set up", self.staged, why)
     }
 
-    /// Says something to the server as its master, over the local socket.
     fn say(&self, words: &str) -> Result<String> {
-        let mut why = String::new();
-        for client in CLIENTS {
-            let options = ["--user=root", "--protocol=socket", "--batch", "--skip-column-names"];
-            let mut order = Order::new(client, options);
-            order.input = format!("{QUIET}{words}").into_bytes();
-            match self.staged.request.machine.programs().run(order) {
-                Ok(outcome) if outcome.is_good() => {
-                    return Ok(String::from_utf8_lossy(&outcome.output).trim().to_owned());
-                }
-                Ok(outcome) => return Err(self.failed(format!("{client} as user root: {}", outcome.why()))),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => why = format!("{client}: {e}"),
-                Err(e) => return Err(self.failed(format!("{client} as user root: {e}"))),
-            }
-        }
-        Err(self.failed(why))
+        self.client.say("", words).map_err(|why| self.failed(why))
     }
 
     fn unit(&self, verb: &str) -> Result<()> {
-        let unit = unit(&self.staged.request.machine.inside).unwrap_or("mariadb");
-        run(self.staged, Order::new("systemctl", [verb, unit]).within(Duration::from_secs(180)))
-    }
-
-    fn wait(&self) -> Result<()> {
-        let began = Instant::now();
-        loop {
-            match self.say("SELECT 1;\n") {
-                Ok(_) => return Ok(()),
-                Err(e) if began.elapsed() >= START_LIMIT => return Err(e),
-                Err(_) => thread::sleep(NAP),
-            }
-        }
+        self.client.tell_unit(verb).map_err(|why| self.failed(why))
     }
 
     /// A new database says that an import has made it, until its tables are loaded. Its character set is that of xCAT's own
@@ -187,17 +155,14 @@ impl Ready<'_> {
     /// Has the server listen everywhere, as xCAT's own setup does.
     fn listen(&self) -> Result<()> {
         let inside = &self.staged.request.machine.inside;
-        let mut files: Vec<_> = FILES.iter().map(|path| path.to_vec()).collect();
-        let more = inside.names(MORE_FILES).unwrap_or_default().into_iter().filter(|name| name.ends_with(b".cnf"));
-        files.extend(more.map(|name| [MORE_FILES, b"/", &name].concat()));
-        for path in files.iter().filter(|path| inside.exists(path)) {
-            edit(inside, path, everywhere)?;
+        for path in files(inside) {
+            edit(inside, &path, everywhere)?;
         }
         // A restart that a killed import owes is told by the server itself, and not by what was written before.
         let now = self.say("SELECT @@bind_address;\n").unwrap_or_default();
         if matches!(now.as_str(), "127.0.0.1" | "::1" | "localhost") {
             self.unit("restart")?;
-            self.wait()?;
+            self.client.wait().map_err(|why| self.failed(why))?;
         }
         Ok(())
     }

@@ -6,52 +6,33 @@
 use crate::{
     error::{Error, Result},
     import::{
+        client::Client,
         load_postgres::way_in,
         load_stage::Staged,
         load_tables::{Dialect, MARKER, refused},
         placed::{live, put},
     },
-    mn::{
-        engine::Server,
-        host::Order,
-        inside::Inside,
-        machine::{Family, MAX_FILE_BYTES},
-    },
+    mn::{engine::Server, inside::Inside, machine::MAX_FILE_BYTES},
 };
-use std::{
-    collections::BTreeSet,
-    io, thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, io};
 
 const SQL: Dialect = Dialect::Postgres;
-/// The folders in which units are described.
-pub const UNIT_FOLDERS: [&[u8]; 3] = [b"/etc/systemd/system", b"/usr/lib/systemd/system", b"/lib/systemd/system"];
-/// How long it may take until the server answers once it is started.
-const START_LIMIT: Duration = Duration::from_secs(60);
-const NAP: Duration = Duration::from_millis(200);
 /// What our lines in a file of the server stand between.
 const BEGIN: &str = "# xsnap: begin (what xCAT and its service nodes need)";
 const END: &str = "# xsnap: end";
-/// Words on the way to a server are written into no log, whatever it is set to log.
-const QUIET: &str = "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = panic;\n\
-     SET standard_conforming_strings = on; SET client_min_messages = warning;\n";
+/// The server of this machine, spoken to as its master.
+pub fn client<'a>(staged: &Staged<'a>) -> Client<'a> {
+    Client { machine: staged.request.machine, dialect: SQL, role: None }
+}
 
-/// The unit of the server on this machine, and the folder of its data; none where no server is installed.
-pub fn unit(inside: &Inside) -> Option<(String, Vec<u8>)> {
-    let names: BTreeSet<_> = UNIT_FOLDERS.iter().flat_map(|folder| inside.names(folder).unwrap_or_default()).collect();
-    if names.contains(b"postgresql.service".as_slice()) {
-        return Some(("postgresql".into(), b"/var/lib/pgsql/data".to_vec()));
-    }
-    // As PostgreSQL's own packages call it: postgresql-9.6, postgresql-15.
-    let versions = names.iter().filter_map(|name| {
-        let version =
-            String::from_utf8_lossy(name.strip_prefix(b"postgresql-")?.strip_suffix(b".service")?).into_owned();
-        let numbers: Option<Vec<u32>> = version.split('.').map(|part| part.parse().ok()).collect();
-        Some((numbers?, version))
-    });
-    let (_, version) = versions.max()?;
-    Some((format!("postgresql-{version}"), format!("/var/lib/pgsql/{version}/data").into_bytes()))
+/// The files of the server that are changed.
+///
+/// # Errors
+/// `File` where the server does not say which they are.
+pub fn files(staged: &Staged<'_>) -> Result<Vec<Vec<u8>>> {
+    let ask = |what: &str| client(staged).say("postgres", &format!("SHOW {what};\n"));
+    let paths = [ask("config_file"), ask("hba_file")].into_iter().map(|path| path.map(String::into_bytes));
+    paths.collect::<Result<_, _>>().map_err(|why| refused("set up", staged, why))
 }
 
 /// Makes the server ready. Where it is on another machine, only looks whether one gets in.
@@ -60,7 +41,7 @@ pub fn unit(inside: &Inside) -> Option<(String, Vec<u8>)> {
 /// `File` where it cannot be started, asked or set up, or where one does not get in.
 pub fn prepare(staged: &Staged<'_>, server: &Server) -> Result<()> {
     if !staged.is_external() {
-        Ready { staged, server }.make()?;
+        Ready { staged, server, client: client(staged) }.make()?;
     }
     way_in(staged, server)?.map(|_| ()).map_err(|why| refused("get into", staged, why))
 }
@@ -92,80 +73,37 @@ pub fn changes(staged: &Staged<'_>, server: &Server) -> Vec<String> {
 struct Ready<'a> {
     staged: &'a Staged<'a>,
     server: &'a Server,
+    client: Client<'a>,
 }
 
 impl Ready<'_> {
     fn make(&self) -> Result<()> {
-        self.start()?;
+        self.client.start().map_err(|why| self.failed(why))?;
+        if self.staged.request.enable {
+            self.unit("enable")?;
+        }
         self.role()?;
         self.database()?;
         let needs_restart = self.addresses()?;
         self.let_in()?;
         if needs_restart {
             self.unit("restart")?;
-            self.wait()
+            self.client.wait().map_err(|why| self.failed(why))
         } else {
             self.say("postgres", "SELECT pg_reload_conf();\n").map(|_| ())
         }
     }
 
-    fn failed(&self, verb: &'static str, why: impl Into<String>) -> Error {
-        refused(verb, self.staged, why)
+    fn failed(&self, why: impl Into<String>) -> Error {
+        refused("set up", self.staged, why)
     }
 
-    /// Says something to the server as its master, over the local socket.
     fn say(&self, database: &str, words: &str) -> Result<String> {
-        let psql = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-d", database];
-        let order = |program: &str, before: &[&str], after: &[&str]| {
-            let mut order = Order::new(program, before.iter().chain(after));
-            order.input = format!("{QUIET}{words}").into_bytes();
-            order.folder = Some("/".into());
-            order
-        };
-        let programs = self.staged.request.machine.programs();
-        let ran = match programs.run(order("runuser", &["-u", "postgres", "--"], &psql)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let line = psql.map(|word| format!("'{}'", word.replace('\'', "'\\''"))).join(" ");
-                programs.run(order("su", &["postgres", "-s", "/bin/sh", "-c"], &[&line]))
-            }
-            ran => ran,
-        };
-        match ran {
-            Ok(outcome) if outcome.is_good() => Ok(String::from_utf8_lossy(&outcome.output).trim().to_owned()),
-            Ok(outcome) => Err(self.failed("set up", format!("psql as user postgres: {}", outcome.why()))),
-            Err(e) => Err(self.failed("set up", format!("psql as user postgres: {e}"))),
-        }
+        self.client.say(database, words).map_err(|why| self.failed(why))
     }
 
     fn unit(&self, verb: &str) -> Result<()> {
-        let (unit, _) = unit(&self.staged.request.machine.inside).unwrap_or_else(|| ("postgresql".into(), Vec::new()));
-        run(self.staged, Order::new("systemctl", [verb, &unit]).within(Duration::from_secs(180)))
-    }
-
-    /// Starts the server if it does not answer; where it has no data yet, these are made first.
-    fn start(&self) -> Result<()> {
-        if self.say("postgres", "SELECT 1;\n").is_err() {
-            let machine = self.staged.request.machine;
-            let data = unit(&machine.inside).map(|(_, data)| data).unwrap_or_default();
-            let is_new = !data.is_empty() && !machine.inside.exists(&[&data, b"/PG_VERSION".as_slice()].concat());
-            if is_new && machine.distribution().family == Family::Rhel {
-                run(self.staged, Order::new("postgresql-setup", ["--initdb"]).within(Duration::from_secs(180)))?;
-            }
-            self.unit("start")?;
-            self.wait()?;
-        }
-        if self.staged.request.enable { self.unit("enable") } else { Ok(()) }
-    }
-
-    fn wait(&self) -> Result<()> {
-        let began = Instant::now();
-        loop {
-            match self.say("postgres", "SELECT 1;\n") {
-                Ok(_) => return Ok(()),
-                Err(e) if began.elapsed() >= START_LIMIT => return Err(e),
-                Err(_) => thread::sleep(NAP),
-            }
-        }
+        self.client.tell_unit(verb).map_err(|why| self.failed(why))
     }
 
     fn role(&self) -> Result<()> {
@@ -221,20 +159,6 @@ impl Ready<'_> {
 
     fn edit(&self, path: &str, change: impl Fn(&str) -> String) -> Result<()> {
         edit(&self.staged.request.machine.inside, path.as_bytes(), change)
-    }
-}
-
-/// Runs a program that must end well.
-///
-/// # Errors
-/// `File` that says how it ended.
-pub fn run(staged: &Staged<'_>, order: Order) -> Result<()> {
-    let words = [&order.program].into_iter().chain(&order.arguments).map(|word| word.to_string_lossy().into_owned());
-    let words = words.collect::<Vec<_>>().join(" ");
-    match staged.request.machine.programs().run(order) {
-        Ok(outcome) if outcome.is_good() => Ok(()),
-        Ok(outcome) => Err(refused("set up", staged, format!("{words}: {}", outcome.why()))),
-        Err(e) => Err(refused("set up", staged, format!("{words}: {e}"))),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
         given, install,
         journal::{Journal, State},
         load::{self, LoadRequest},
-        placement::{Placement, known_parts, wants_tables},
+        placement::{DATABASE_SERVER, Placement, known_parts, wants_tables},
         preflight::{self, Objection, Preflight, own_addresses},
         proof::{self, Check},
         regenerate::{self, Needed},
@@ -21,6 +21,7 @@ use crate::{
         supplied::InstallRequest,
         target::{OWN, PACKAGES, Target},
         undo::{self, Kept},
+        undo_database,
     },
     mn::{csv_folder::LOGS, mounts::Mounts, packages::Part, recalled, tables::Tables},
     progress::Progress,
@@ -222,9 +223,12 @@ impl<'a> Import<'a> {
     fn roots(&self) -> BTreeSet<Vec<u8>> {
         let mut roots = self.placement.in_place.clone();
         roots.extend(self.placement.merged.iter().cloned());
-        for (path, _) in &self.placement.beside {
+        for (path, part) in &self.placement.beside {
             roots.insert(files::beside_of(path));
-            roots.insert(path.clone());
+            // What the database server has is kept once it runs: its first start makes it.
+            if part != DATABASE_SERVER {
+                roots.insert(path.clone());
+            }
         }
         roots.insert(b"/etc/xcat".to_vec());
         roots.insert(b"/etc/hostname".to_vec());
@@ -357,7 +361,7 @@ impl<'a> Import<'a> {
             Step::Engine | Step::Database if !wants_tables(self.asked) => {
                 Ok(done(vec!["the part database is not wanted".into()]))
             }
-            Step::Engine => load::prepare(&self.load_request(&self.own())).map(|()| Told::default()),
+            Step::Engine => self.engine(),
             Step::Database => self.database(progress),
             Step::Start => Ok(in_words(regenerate::start_daemon(target, manifest))),
             Step::Services if self.asked.offline => {
@@ -413,6 +417,16 @@ impl<'a> Import<'a> {
         }
         told.failed = missing;
         Ok(told)
+    }
+
+    /// What the server holds is kept once it runs, before it is told anything.
+    fn engine(&self) -> Result<Told> {
+        let own = self.own();
+        let request = self.load_request(&own);
+        load::start(&request)?;
+        let told = undo_database::keep(self.target, &request, &self.snapshot)?;
+        load::prepare(&request)?;
+        Ok(done(told))
     }
 
     fn database(&self, progress: &dyn Progress) -> Result<Told> {

@@ -233,6 +233,16 @@ fn write_notes(folder: &Path, notes: &Notes) -> Result<()> {
     put(&path, &bytes, 0o600)
 }
 
+/// The snapshot whose import can be taken back, and the word by which what was kept for it is found. Nothing where there is
+/// none, or where it was taken back.
+///
+/// # Errors
+/// `File` where what was kept cannot be read.
+pub fn last(target: &Target<'_>) -> Result<Option<(String, String)>> {
+    let notes = notes(&target.live(crate::import::target::OWN).join("undo"))?;
+    Ok((!notes.token.is_empty() && !notes.undone).then_some((notes.snapshot, notes.token)))
+}
+
 /// Services that start at boot by now and did not before the import.
 ///
 /// # Errors

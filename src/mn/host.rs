@@ -35,6 +35,8 @@ pub struct Order {
     pub environment: Vec<(OsString, OsString)>,
     /// What it reads; nothing where this is empty.
     pub input: Vec<u8>,
+    /// The file that it reads instead, from where that stands.
+    pub input_from: Option<File>,
     /// Where its output goes, if not into memory.
     pub output: Option<File>,
     /// The folder that it starts in.
@@ -51,6 +53,7 @@ impl Order {
             arguments: arguments.into_iter().map(|a| a.as_ref().to_owned()).collect(),
             environment: Vec::new(),
             input: Vec::new(),
+            input_from: None,
             output: None,
             folder: None,
             limit: Duration::from_secs(60),
@@ -157,7 +160,11 @@ impl Programs for OwnPrograms {
         let mut command = Command::new(&order.program);
         command.args(&order.arguments).env_clear().env("PATH", PATH).env("LC_ALL", "C").env("HOME", "/root");
         command.envs(order.environment).process_group(0).stderr(Stdio::piped());
-        command.stdin(if order.input.is_empty() { Stdio::null() } else { Stdio::piped() });
+        command.stdin(match order.input_from {
+            Some(file) => Stdio::from(file),
+            None if order.input.is_empty() => Stdio::null(),
+            None => Stdio::piped(),
+        });
         let in_memory = order.output.is_none();
         command.stdout(order.output.map_or_else(Stdio::piped, Stdio::from));
         if let Some(folder) = order.folder {
@@ -257,6 +264,11 @@ mod tests {
         let outcome = OwnPrograms.run(order).unwrap();
         assert_eq!((outcome.code, outcome.output.as_slice()), (Some(3), &b"some input"[..]));
         assert_eq!(outcome.why(), "exit code 3: bad");
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"before, and after").unwrap();
+        std::io::Seek::seek(&mut file, io::SeekFrom::Start(8)).unwrap();
+        let outcome = OwnPrograms.run(Order { input_from: Some(file), ..shell("cat") }).unwrap();
+        assert_eq!(outcome.output, b"and after");
         let missing = OwnPrograms.run(Order::new("no-such-program-here", [""; 0]));
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }

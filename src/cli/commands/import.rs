@@ -19,7 +19,7 @@ use xsnap::{
         run::Import,
         steps::{Planned, Step},
         target::{OWN, Target},
-        undo,
+        undo_database,
     },
     mn::{
         hooks::{self, Stage},
@@ -54,7 +54,7 @@ pub fn import(session: &Session<'_>, words: &Words) -> Result<u8> {
     };
     let target = Target::open(&machine)?.timed(&programs);
     if words.undo {
-        return take_back(session, &target, words.root.is_none());
+        return take_back(session, &target, words);
     }
     let began = Instant::now();
     let repository = session.open(Access::Read)?;
@@ -281,9 +281,10 @@ struct JsonUndone<'a> {
 }
 
 /// Takes the last import back.
-fn take_back(session: &Session<'_>, target: &Target<'_>, runs: bool) -> Result<u8> {
-    let asked = Asked { threads: session.threads(), now: now(), offline: !runs, ..Asked::default() };
-    let undone = undo::undo(target, &asked, session.screen)?;
+fn take_back(session: &Session<'_>, target: &Target<'_>, words: &Words) -> Result<u8> {
+    let (skip_db, offline) = (words.skip_db, words.root.is_some());
+    let asked = Asked { threads: session.threads(), now: now(), skip_db, offline, ..Asked::default() };
+    let undone = undo_database::take_back(target, &asked, session.screen)?;
     // Where an import was killed, keys are there.
     sweep(&target.live(STAGE));
     let journal = target.live(OWN).join("import").join("journal");

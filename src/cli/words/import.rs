@@ -26,7 +26,7 @@ pub struct Import {
     /// Only these parts of the snapshot: their names as `xsnap show` has them, or database, keys, custom
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub part: Vec<String>,
-    /// Without the tables: for the backup node of a pair that shares them
+    /// Without the tables: for the backup node of a pair that shares them; with --undo, the database stays as it is
     #[arg(long)]
     pub skip_db: bool,
     /// Begin with this step
