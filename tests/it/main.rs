@@ -61,6 +61,8 @@ mod import_traps;
 
 mod import_load_served;
 
+mod import_served;
+
 mod hostile;
 
 mod hostile_bytes;
@@ -239,4 +241,6 @@ mod support {
     pub mod servers;
 
     pub mod own_server;
+
+    pub mod served;
 }

@@ -77,13 +77,27 @@ pub struct Bare {
 impl Bare {
     /// A Debian, with a stick. Nothing where it cannot be made here.
     pub fn apt(usb: &Path) -> Option<Self> {
-        copy_of(Manager::Dpkg, "BareDpkg", "", make_bare_debian).map(|root| Self::new(root, usb))
+        Self::root_of(Manager::Dpkg).map(|root| Self::new(root, usb))
     }
 
     /// A small distribution, like RHEL 9, with a stick. Nothing where it cannot be made here.
     pub fn rpm(usb: &Path) -> Option<Self> {
+        Self::root_of(Manager::Rpm).map(|root| Self::new(root, usb))
+    }
+
+    /// The root of one, in which nothing runs yet. Nothing where it cannot be made here.
+    pub fn root_of(manager: Manager) -> Option<Root> {
+        if manager == Manager::Dpkg {
+            return copy_of(Manager::Dpkg, "BareDpkg", "", make_bare_debian);
+        }
         let made_of = format!("{:?}", distribution().map(|package| package.requires));
-        copy_of(Manager::Rpm, "BareRpm", &made_of, make_bare_rpm).map(|root| Self::new(root, usb))
+        copy_of(Manager::Rpm, "BareRpm", &made_of, make_bare_rpm)
+    }
+
+    /// Any root, with a stick and with this machine at /host.
+    pub fn beside_the_machine(root: Root, usb: &Path) -> Self {
+        fs::create_dir_all(root.at(MACHINE)).unwrap();
+        Self::new(root, usb)
     }
 
     /// The small distribution made like SLES 15, with a stick: its manager is zypper. Nothing where it cannot be made here.

@@ -66,6 +66,11 @@ impl Inner {
         inner
     }
 
+    /// The root, and the stick.
+    pub fn into_parts(self) -> (Root, tempfile::TempDir) {
+        (self.root, self.usb)
+    }
+
     /// The stick.
     pub fn usb(&self) -> &Path {
         self.usb.path()
@@ -292,8 +297,13 @@ pub fn lend(root: &Root, loader: &str, name: &str, words: &str) {
     let path = std::env::split_paths(&places).map(|folder| folder.join(name));
     let path = path.chain(["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name)));
     let path = path.into_iter().find(|path| path.is_file()).unwrap_or_else(|| panic!("no {name} is here"));
-    libraries(root, &path);
-    fs::copy(&path, root.at(TOOLS).join(name)).unwrap();
+    lend_at(root, loader, &path, name, words);
+}
+
+/// As `lend`, for a program at a path of this machine's.
+pub fn lend_at(root: &Root, loader: &str, path: &Path, name: &str, words: &str) {
+    libraries(root, path);
+    fs::copy(path, root.at(TOOLS).join(name)).unwrap();
     let script = format!("#!/bin/sh\nexec {loader} --library-path {TOOLS} {TOOLS}/{name} {words} \"$@\"\n");
     let at = root.at("/usr/bin").join(name);
     let _ = fs::remove_file(&at);

@@ -170,8 +170,8 @@ impl Server {
     }
 }
 
-/// The statements that make and fill a table. Every table of the sample has its keys in front.
-fn statements(table: &Table, quote: char, serial: &str) -> String {
+/// The statements that make and fill a table whose keys are in front. `quote` is what stands around names.
+pub fn statements(table: &Table, quote: char, serial: &str) -> String {
     let name = |name: &str| format!("{quote}{name}{quote}");
     let columns = table.columns.iter().enumerate().map(|(at, column)| match (column.as_str(), at) {
         ("recid", 0) => format!("{} {serial} PRIMARY KEY", name(column)),
