@@ -44,6 +44,8 @@ pub struct Asked {
     pub replace: bool,
     /// Tables of a server that are not empty are replaced.
     pub replace_database: bool,
+    /// Where xsnap cannot reach the database server, xCAT's own command loads the tables; it changes some values.
+    pub tabrestore: bool,
     /// The host of a database that is not on this machine.
     pub database_host: Option<String>,
     /// Set this host's name first.

@@ -70,6 +70,18 @@ fn lock_accounts(target: &Target<'_>) -> Result<OwnedFd> {
     Ok(lock)
 }
 
+/// What putting files in their places changes, for people.
+pub fn planned(placement: &Placement) -> Vec<String> {
+    let mut changes: Vec<String> = placement.in_place.iter().map(|path| shown(path)).collect();
+    let exact = placement.exact.iter();
+    changes.extend(exact.map(|path| format!("{} exactly: what the snapshot lacks goes", shown(path))));
+    changes.extend(placement.merged.iter().map(|path| format!("{} merged", shown(path))));
+    let beside = placement.beside.iter();
+    changes
+        .extend(beside.map(|(path, part)| format!("{} beside, as {} ({part})", shown(path), shown(&beside_of(path)))));
+    changes
+}
+
 /// Puts files in their places, keeps beside what is made anew, and merges what is the host's too. On return that is durable.
 ///
 /// # Errors

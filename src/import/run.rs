@@ -83,6 +83,12 @@ impl<'a> Import<'a> {
                 way_on: refusal.way_on,
                 refuses: true,
             }));
+            let would_change = examined.would_change.into_iter().filter(|_| self.asked.tabrestore);
+            found.objections.extend(would_change.map(|word| Objection {
+                what: format!("table {}: {}", word.table, word.why),
+                way_on: "without --tabrestore xsnap loads every value as it was, or says why it cannot".into(),
+                refuses: self.asked.strict,
+            }));
         }
         let needs_packages = preflight::asks_manager(self.asked, found.has_xcat, is_known);
         let is_refused = found.objections.iter().any(|objection| objection.refuses);
@@ -141,7 +147,7 @@ impl<'a> Import<'a> {
             own_addresses: own,
             accept_incomplete: self.asked.accept_incomplete,
             enable: !self.asked.no_start,
-            last_resort: false,
+            last_resort: self.asked.tabrestore,
         }
     }
 
@@ -158,8 +164,6 @@ impl<'a> Import<'a> {
 
     fn changes(&self, step: Step) -> Vec<String> {
         let manifest = &self.brought.manifest;
-        let shown =
-            |paths: &BTreeSet<Vec<u8>>| -> Vec<String> { paths.iter().map(|path| files::shown(path)).collect() };
         match step {
             Step::Unpack => {
                 vec![format!("{} packages to {}", manifest.packages.captured.len(), self.packages().display())]
@@ -170,18 +174,7 @@ impl<'a> Import<'a> {
             Step::Accounts => {
                 manifest.accounts.iter().map(|account| format!("{} if it is not there", account.name)).collect()
             }
-            Step::Files => {
-                let mut changes = shown(&self.placement.in_place);
-                let exact = self.placement.exact.iter();
-                changes
-                    .extend(exact.map(|path| format!("{} exactly: what the snapshot lacks goes", files::shown(path))));
-                changes.extend(self.placement.merged.iter().map(|path| format!("{} merged", files::shown(path))));
-                let beside = self.placement.beside.iter();
-                changes.extend(beside.map(|(path, part)| {
-                    format!("{} beside, as {} ({part})", files::shown(path), files::shown(&files::beside_of(path)))
-                }));
-                changes
-            }
+            Step::Files => files::planned(&self.placement),
             Step::PublicCopies => vec![format!("{}/postscripts/_ssh, hostkeys, ca, _xcat", self.install_dir())],
             Step::Engine | Step::Database if wants_tables(self.asked) => {
                 let examined = load::examine(&self.load_request(&[])).ok();

@@ -133,6 +133,7 @@ fn asked(session: &Session<'_>, words: &Words) -> Asked {
         accept_incomplete: words.accept_incomplete,
         replace: words.replace,
         replace_database: words.replace_database,
+        tabrestore: words.tabrestore,
         database_host: words.database_host.clone(),
         set_hostname: words.set_hostname.clone(),
         old_is_gone: words.old_is_gone,

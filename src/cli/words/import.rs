@@ -57,6 +57,10 @@ pub struct Import {
     /// Replace tables of a database server that are not empty
     #[arg(long)]
     pub replace_database: bool,
+    /// The last resort: where xsnap cannot reach the database server, xCAT's tabrestore loads the tables. The values that it
+    /// would change are named first
+    #[arg(long)]
+    pub tabrestore: bool,
     /// The host of a database that is on neither this machine nor the captured one
     #[arg(long, value_name = "HOST")]
     pub database_host: Option<String>,
