@@ -20,6 +20,7 @@ use crate::{
     import::{
         asked::Asked,
         placed::put,
+        placement::DATABASE_SERVER,
         services::{XCAT_PORT, stop},
         target::Target,
     },
@@ -174,6 +175,8 @@ fn of_setup(target: &Target<'_>, notes: &Notes) -> Result<BTreeSet<Vec<u8>>> {
     let variables = Variables(variables.into());
     let parts = Profile::built_in()?.parts.into_iter();
     let parts = parts.filter(|part| matches!(part.class, Class::Must | Class::Regenerable));
+    // What a database server has is kept once it runs, and brought back with its tables.
+    let parts = parts.filter(|part| part.name != DATABASE_SERVER);
     let parts = parts.filter(|part| !notes.was_node || !LARGE.contains(&part.name.as_str()));
     let paths = parts.flat_map(|part| part.paths).chain(OF_SETUP.map(str::to_owned));
     Ok(paths.filter_map(|path| variables.fill(&path)).flat_map(|path| expand(target.inside(), &path)).collect())
