@@ -345,3 +345,20 @@ fn configuration_that_no_table_explains_is_asked_about_and_either_answer_is_done
     }
     assert_eq!(calls(), before);
 }
+
+#[test]
+fn values_that_the_last_resort_would_change_are_named_before_anything_is_done() {
+    let Some(root) = rpm_root() else { return };
+    let node = Inner::new(root);
+    node.sql("site", "UPDATE site SET comments = 'of two' || char(13) || char(10) || 'lines' WHERE key = 'domain'");
+    node.xsnap(&words(&["backup", "--cluster", "alpha"])).expect(0);
+    let bare = Bare::like(&node);
+    let named = "table site: row domain, column comments";
+    let told = |more: &[&str]| {
+        let ran = bare.xsnap(&words(&[&["import", "latest", "--dry-run"], more].concat())).expect(0);
+        ran.text() + &ran.complaint()
+    };
+    assert!(told(&["--tabrestore"]).contains(named));
+    assert!(!told(&[]).contains(named));
+    refused(&bare, &["--tabrestore", "--strict"], &[named, "without --tabrestore"]);
+}
