@@ -198,7 +198,8 @@ impl Search<'_> {
             let (needs, has) = (needed_bytes.div_ceil(1 << 20), free_bytes >> 20);
             self.refuse(
                 format!("{} has {has} MiB free, and the import needs {needs} MiB there", at.display()),
-                "make room, or take fewer parts: --part",
+                "make room, take fewer parts (--part), or keep nothing of what is replaced, which no --undo brings back then \
+                 (--skip keep)",
             );
         }
         Ok(())
