@@ -17,13 +17,7 @@ use crate::{
         restore::restore,
     },
     error::{Error, Result},
-    import::{
-        asked::Asked,
-        placed::put,
-        placement::DATABASE_SERVER,
-        services::{XCAT_PORT, stop},
-        target::Target,
-    },
+    import::{asked::Asked, placed::put, placement::DATABASE_SERVER, target::Target},
     mn::{
         dpkg::folder_of,
         identity,
@@ -270,7 +264,8 @@ pub struct Undone {
     pub packages: Vec<String>,
 }
 
-/// Stops daemons, and brings files and services back as they were before the last import, which may have been cut off anywhere.
+/// Brings files and services back as they were before the last import, which may have been cut off anywhere. Its daemons have
+/// been stopped.
 /// Where that was done as a whole already, nothing is done.
 ///
 /// # Errors
@@ -293,11 +288,6 @@ pub fn undo(target: &Target<'_>, asked: &Asked, progress: &dyn Progress) -> Resu
     if notes.undone {
         undone.told.push("it was taken back before: nothing is done".into());
         return Ok(undone);
-    }
-    if !asked.offline
-        && let Err(why) = stop(target, XCAT_PORT)
-    {
-        undone.told.push(format!("not every daemon could be stopped: {why}"));
     }
     if state(&repository, Kept::Installed, &notes.token).is_none() {
         // Nothing was put in place yet: what is there was there before, or packages have made it.

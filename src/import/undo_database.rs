@@ -249,21 +249,22 @@ fn notes(folder: &Path) -> Result<Option<Notes>> {
     }
 }
 
-/// Takes the last import back: what its database server held, then files and services.
+/// Stops daemons, and takes the last import back: what its database server held, then files and services.
 ///
 /// # Errors
 /// Those of `undo::undo`; `File` where the server does not answer or does not take its tables back: then no file was changed.
 /// Running it again goes on.
 pub fn take_back(target: &Target<'_>, asked: &Asked, progress: &dyn Progress) -> Result<Undone> {
     let mut first = Undone::default();
-    if !asked.skip_db
-        && let Some((_, token)) = undo::last(target)?
-    {
+    let last = undo::last(target)?;
+    if last.is_some() && !asked.offline {
+        // A daemon that runs has the tables open, and would write over files.
+        let stopped = stop(target, XCAT_PORT);
+        first.told.extend(stopped.err().map(|why| format!("not every daemon could be stopped: {why}")));
+    }
+    if let Some((_, token)) = last.filter(|_| !asked.skip_db) {
         let folder = target.live(OWN).join("undo");
         if let Some(notes) = notes(&folder)?.filter(|notes| notes.token == token) {
-            // A daemon that runs has the tables open.
-            let stopped = if asked.offline { Ok(Vec::new()) } else { stop(target, XCAT_PORT) };
-            first.told.extend(stopped.err().map(|why| format!("not every daemon could be stopped: {why}")));
             bring_back(target, &folder, &notes, &mut first)?;
         }
     }

@@ -242,19 +242,19 @@ fn tell(session: &Session<'_>, report: &Report, target: &Target<'_>, root: Optio
         seconds(report.others_milliseconds)
     ))?;
     let at = target.live(OWN).join("report.json");
-    screen.say(&match (report.stopped, report.holds()) {
-        (true, _) => format!("stopped: the same command goes on from here; the report is {}", at.display()),
-        (_, false) => format!("done, and not all of it holds: see above, and {}", at.display()),
-        (_, true) if root.is_some() => format!(
+    screen.say(&match (report.stopped, report.holds(), root) {
+        (true, ..) => format!("stopped: the same command goes on from here; the report is {}", at.display()),
+        (_, false, _) => format!("done, and not all of it holds: see above, and {}", at.display()),
+        (_, true, Some(root)) => format!(
             "the system below {} is the management node of {}; once it has booted, the rest is done there: \
              xsnap import {} --repo REPO --from {}; the report is {}",
-            root.unwrap_or(Path::new("/")).display(),
+            root.display(),
             report.cluster,
             report.snapshot,
             Step::Start.word(),
             at.display()
         ),
-        (_, true) => {
+        (_, true, None) => {
             format!("this machine is the management node of {}; the report is {}", report.cluster, at.display())
         }
     })
