@@ -1,13 +1,11 @@
 //! Another machine becomes the captured management node: by the real binary, from a stick, in namespaces of its own.
 
-use crate::{
+use crate::support::{
+    bare::{Bare, SLES},
     import_plan,
-    support::{
-        bare::{Bare, SLES},
-        inner::{Inner, KEYS},
-        program::installed,
-        roots::{Root, apt_root, rpm_root},
-    },
+    inner::{Inner, KEYS},
+    program::installed,
+    roots::{Root, apt_root, rpm_root},
 };
 use rusqlite::Connection;
 use std::{

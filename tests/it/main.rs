@@ -49,8 +49,6 @@ mod import;
 
 mod import_killed;
 
-mod import_plan;
-
 mod import_undo;
 
 mod import_load;
@@ -230,6 +228,8 @@ mod support {
     pub mod inner;
 
     pub mod bare;
+
+    pub mod import_plan;
 
     pub mod xcat;
 

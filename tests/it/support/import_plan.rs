@@ -2,7 +2,7 @@
 //! by design, is named: merged files and tables, which the placement leaves out and other tests look at, and what is here, each
 //! with its reason.
 
-use crate::support::{
+use super::{
     bare::Bare,
     inner::Inner,
     same::{Difference, differing},
