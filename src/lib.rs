@@ -275,6 +275,9 @@ pub mod mn {
     /// Which database holds the tables, and how to get in.
     pub mod engine;
 
+    /// The rows of a copied table file of SQLite.
+    pub mod sqlite_rows;
+
     /// The table files of SQLite, copied at one moment.
     pub mod sqlite;
 

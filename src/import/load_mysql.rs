@@ -13,7 +13,7 @@ use crate::{
     mn::{
         engine::Server,
         mysql::{Failure, options},
-        tables::{Table, is_table_name},
+        tables::{Cell, Table, is_table_name},
     },
     progress::{Event, Progress},
 };
@@ -179,7 +179,7 @@ fn shape(db: &mut Conn, staged: &Staged<'_>, name: &str, there: Option<&There>) 
 fn make(db: &mut Conn, staged: &Staged<'_>, name: &str, statement: &str) -> Result<(), Failure> {
     let table = staged.table(name)?;
     let mut cells = table.rows.iter().flatten().flatten();
-    let is_wide = |cell: &Vec<u8>| std::str::from_utf8(cell).is_ok_and(|text| text.chars().any(|c| c > '\u{ff}'));
+    let is_wide = |cell: &Cell| std::str::from_utf8(cell).is_ok_and(|text| text.chars().any(|c| c > '\u{ff}'));
     let charset = if cells.any(is_wide) { " DEFAULT CHARACTER SET utf8mb4" } else { "" };
     Ok(db.query_drop(format!("{statement}{charset}"))?)
 }
@@ -196,9 +196,9 @@ fn fill(db: &mut Conn, table: &Table, there: &There) -> Result<(), Failure> {
         while let Some(row) =
             rows.next_if(|row| count == 0 || (values.len() + row.len() <= MAX_VALUES && bytes < MAX_BYTES))
         {
-            bytes += row.iter().flatten().map(Vec::len).sum::<usize>();
+            bytes += row.iter().flatten().map(Cell::len).sum::<usize>();
             values.extend(row.iter().zip(&is_needed).map(|(cell, is_needed)| match cell {
-                Some(value) => Value::Bytes(value.clone()),
+                Some(value) => Value::Bytes(value.to_vec()),
                 // xCAT leaves parts of keys unset, which only SQLite allows, and takes an empty text for unset.
                 None if *is_needed => Value::Bytes(Vec::new()),
                 None => Value::NULL,

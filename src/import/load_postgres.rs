@@ -224,8 +224,8 @@ mod tests {
     #[test]
     fn a_row_is_written_so_that_nothing_in_it_is_taken_for_its_end() {
         let mut text = Vec::new();
-        let row = [Some(b"a\tb\n\\N\r".to_vec()), None, None];
-        encode(&row.to_vec(), &[false, false, true], &mut text);
+        let row = vec![Some(b"a\tb\n\\N\r"[..].into()), None, None];
+        encode(&row, &[false, false, true], &mut text);
         assert_eq!(text, b"a\\tb\\n\\\\N\\r\t\\N\t\n");
     }
 }

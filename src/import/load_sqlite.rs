@@ -12,7 +12,8 @@ use crate::{
         placed::{Beside, make_durable, make_folder, remove, sweep},
     },
     mn::{
-        sqlite::{SUFFIX, beside_of, fault},
+        sqlite::{SUFFIX, beside_of},
+        sqlite_rows::fault,
         tables::is_table_name,
     },
     progress::{Event, Progress},

@@ -362,7 +362,7 @@ mod tests {
     use super::*;
     use crate::mn::{
         host::{Outcome, OwnPrograms},
-        tables::Table,
+        tables::{Cell, Table},
     };
     use std::os::unix::fs::symlink;
 
@@ -413,7 +413,7 @@ short line
     fn tables() -> Tables {
         let mut tables = Tables::default();
         let columns = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
-        let cell = |text: &str| Some(text.as_bytes().to_vec()).filter(|t| !t.is_empty());
+        let cell = |text: &str| Some(Cell::from(text.as_bytes())).filter(|t| !t.is_empty());
         let mut policy = Table::new("policy", columns(&["priority", "name", "rule", "disable"]));
         for (at, name, rule, disable) in [
             ("1", "root", "allow", ""),

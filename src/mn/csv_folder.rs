@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     mn::{
         schema::Described,
-        tables::{Cells, Table, Tables, Tally, cell, encode_header, encode_row},
+        tables::{Cell, Cells, Table, Tables, Tally, cell, encode_header, encode_row},
     },
 };
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
@@ -78,7 +78,7 @@ impl Columns {
     ///
     /// # Errors
     /// Those of the asking.
-    pub fn cells<E>(&self, mut value: impl FnMut(usize) -> Result<Option<Vec<u8>>, E>) -> Result<Cells, E> {
+    pub fn cells<E>(&self, mut value: impl FnMut(usize) -> Result<Option<Cell>, E>) -> Result<Cells, E> {
         let cells = self.from.iter().map(|from| from.map_or(Ok(None), &mut value).map(cell));
         cells.collect()
     }
@@ -213,8 +213,8 @@ mod tests {
         let described = Described { columns: names(&["a", "b", "new"]), ..Described::default() };
         let columns = Columns::new(&names(&["b", "old", "a"]), Some(&described));
         assert_eq!((columns.names.clone(), columns.unknown.clone()), (names(&["a", "b", "new"]), names(&["old"])));
-        let cells = columns.cells(|at| Ok::<_, ()>(Some(at.to_string().into_bytes()))).unwrap();
-        assert_eq!(cells, [Some(b"2".to_vec()), Some(b"0".to_vec()), None]);
+        let cells = columns.cells(|at| Ok::<_, ()>(Some(at.to_string().into_bytes().into()))).unwrap();
+        assert_eq!(cells, [Some(Cell::from(&b"2"[..])), Some(Cell::from(&b"0"[..])), None]);
         assert_eq!(Columns::new(&names(&["b", "a"]), None).names, ["b", "a"]);
     }
 
@@ -224,7 +224,7 @@ mod tests {
         let mut folder = CsvFolder::create(&dir.path().join("xcatdb")).unwrap();
         let columns = Columns::new(&["a".to_owned()], None);
         let mut half = folder.begin("half", &columns).unwrap();
-        half.row(vec![Some(vec![b'x'; BUFFER_BYTES])]).unwrap();
+        half.row(vec![Some(vec![b'x'; BUFFER_BYTES].into())]).unwrap();
         half.abandon().unwrap();
         let whole = folder.begin("whole", &columns).unwrap();
         folder.take(whole.finish((1_000, 5)).unwrap());

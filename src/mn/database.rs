@@ -15,7 +15,8 @@ use crate::{
         mysql, postgres,
         schema::Schema,
         served::{Found, Request},
-        sqlite::{self, Copies, SUFFIX},
+        sqlite::{self, Copies, SUFFIX, time_of},
+        sqlite_rows::dump as dump_rows,
         tables::{Tables, is_table_name},
     },
     progress::{Event, Progress},
@@ -278,7 +279,7 @@ impl Work<'_> {
             }
             progress.tell(Event::Path(&file.path));
             let name = String::from_utf8_lossy(&file.table);
-            sqlite::dump(file, &name, schema.tables.get(name.as_ref()), &csvs).map(Some)
+            dump_rows((&file.copy, time_of(&file.stat)), &name, schema.tables.get(name.as_ref()), &csvs).map(Some)
         });
         let written: Vec<_> = written.collect::<Result<_>>()?;
         for (file, written) in copies.files.iter().zip(written) {

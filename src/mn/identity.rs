@@ -379,7 +379,7 @@ mod tests {
             ("sys/class/dmi/id/product_serial", b"NOT-OF-THIS-DISK"),
         ]);
         let mut vpd = Table::new("vpd", ["node", "serial", "mtm"].map(str::to_owned).to_vec());
-        let cell = |text: &str| Some(text.as_bytes().to_vec());
+        let cell = |text: &str| Some(text.as_bytes().into());
         vpd.rows.push(vec![cell("MN1.cluster.test"), cell("J300ABC"), cell("8335-GTB")]);
         vpd.rows.push(vec![cell("mn10"), cell("OTHER"), None]);
         let mut tables = Tables::default();

@@ -9,7 +9,7 @@ use crate::{
         engine::Server,
         host::Order,
         served::{Found, Request, create_archive},
-        tables::is_table_name,
+        tables::{Cell, is_table_name},
     },
     progress::Event,
 };
@@ -151,10 +151,10 @@ fn table(db: &mut Conn, name: &str, request: &Request<'_>, csvs: &mut CsvFolder)
 }
 
 /// A value in text, which is how all values come that answer a plain question.
-fn text(value: Option<Value>) -> Result<Option<Vec<u8>>, Failure> {
+fn text(value: Option<Value>) -> Result<Option<Cell>, Failure> {
     match value {
         None | Some(Value::NULL) => Ok(None),
-        Some(Value::Bytes(bytes)) => Ok(Some(bytes)),
+        Some(Value::Bytes(bytes)) => Ok(Some(bytes.into())),
         Some(_) => Err(Failure::Server("the server sent a value that is no text".to_owned())),
     }
 }

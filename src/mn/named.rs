@@ -467,7 +467,10 @@ fn is_below(path: &[u8], folder: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mn::{host::OwnPrograms, tables::Table};
+    use crate::mn::{
+        host::OwnPrograms,
+        tables::{Cell, Table},
+    };
     use std::{os::unix::fs::symlink, path::Path};
 
     /// A table from lines: the columns, and then rows, with bars between cells.
@@ -475,7 +478,8 @@ mod tests {
         let split = |line: &str| line.split('¦').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
         let mut table = Table::new(name, split(lines[0]));
         for line in &lines[1..] {
-            let cells = split(line).into_iter().map(|cell| Some(cell.into_bytes()).filter(|cell| !cell.is_empty()));
+            let cells =
+                split(line).into_iter().map(|cell| Some(Cell::from(cell.into_bytes())).filter(|cell| !cell.is_empty()));
             table.rows.push(cells.collect());
         }
         table

@@ -9,7 +9,7 @@ use crate::{
         engine::Server,
         host::Order,
         served::{Found, Request, create_archive},
-        tables::{Cells, is_table_name},
+        tables::{Cell, Cells, is_table_name},
     },
     progress::Event,
 };
@@ -224,11 +224,11 @@ fn cells(line: &[u8], columns: &Columns) -> Cells {
     }
 }
 
-fn unescaped(value: &[u8]) -> Option<Vec<u8>> {
+fn unescaped(value: &[u8]) -> Option<Cell> {
     if value == b"\\N" {
         return None;
     }
-    let mut text = Vec::with_capacity(value.len());
+    let mut text = Cell::with_capacity(value.len());
     let mut bytes = value.iter();
     while let Some(byte) = bytes.next() {
         if *byte != b'\\' {
@@ -271,9 +271,9 @@ mod tests {
     #[test]
     fn what_copy_writes_is_read_back() {
         assert_eq!(unescaped(b"\\N"), None);
-        assert_eq!(unescaped(b"\\\\N"), Some(b"\\N".to_vec()));
-        assert_eq!(unescaped(b"a\\tb\\n\\r\\\\\\b\\f\\v\\x"), Some(b"a\tb\n\r\\\x08\x0c\x0bx".to_vec()));
+        assert_eq!(unescaped(b"\\\\N"), Some(Cell::from(&b"\\N"[..])));
+        assert_eq!(unescaped(b"a\\tb\\n\\r\\\\\\b\\f\\v\\x"), Some(Cell::from(&b"a\tb\n\r\\\x08\x0c\x0bx"[..])));
         let columns = Columns::new(&["a", "b", "c"].map(str::to_owned), None);
-        assert_eq!(cells(b"1\t\\N\t", &columns), [Some(b"1".to_vec()), None, None]);
+        assert_eq!(cells(b"1\t\\N\t", &columns), [Some(Cell::from(&b"1"[..])), None, None]);
     }
 }

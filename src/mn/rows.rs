@@ -1,7 +1,7 @@
 //! The rows of one table at two moments: which were added, removed, changed. What is secret is never handed on: only that it
 //! has changed.
 
-use crate::mn::tables::{Cells, Row, Table};
+use crate::mn::tables::{Cell, Cells, Row, Table};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Columns that xCAT itself writes all the time.
@@ -217,7 +217,7 @@ impl<'a> Comparing<'a> {
         for (table, step) in [(self.old, -1), (self.new, 1)] {
             for row in table.rows() {
                 let cells = self.columns.iter().filter(|column| !self.is_status(column));
-                let cells: Cells = cells.map(|column| row.value(column).map(<[u8]>::to_vec)).collect();
+                let cells: Cells = cells.map(|column| row.value(column).map(Cell::from)).collect();
                 counts.entry(cells).or_insert((0, row)).0 += step;
             }
         }

@@ -4,6 +4,7 @@
 //! three as unset, so all three are unset here, in CSV, and in a digest. The copies of the table files keep the difference.
 
 use crate::error::{Error, Result};
+use smallvec::SmallVec;
 use std::{borrow::Cow, collections::BTreeMap};
 
 /// How many columns a table may have: xCAT's widest has about forty.
@@ -11,8 +12,11 @@ const MAX_COLUMNS: usize = 4096;
 /// How many cells a CSV may give beyond the fields that it spells out: a short record leaves the rest of its row unset.
 const MAX_UNTOLD_CELLS: usize = 1 << 20;
 
+/// What a cell holds that is set. Most of it is short, and a table has tens of thousands.
+pub type Cell = SmallVec<[u8; 16]>;
+
 /// One row: a cell for every column.
-pub type Cells = Vec<Option<Vec<u8>>>;
+pub type Cells = Vec<Option<Cell>>;
 
 /// A table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,7 +33,7 @@ pub struct Table {
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     columns: &'a [String],
-    cells: &'a [Option<Vec<u8>>],
+    cells: &'a [Option<Cell>],
 }
 
 impl<'a> Row<'a> {
@@ -128,7 +132,7 @@ impl Tables {
 }
 
 /// What a stored value is to xCAT: nothing, if it is empty or one newline.
-pub fn cell(value: Option<Vec<u8>>) -> Option<Vec<u8>> {
+pub fn cell(value: Option<Cell>) -> Option<Cell> {
     value.filter(|value| !matches!(value.as_slice(), b"" | b"\n"))
 }
 
@@ -162,7 +166,7 @@ impl Tally {
     }
 
     /// Takes a row in.
-    pub fn add(&mut self, cells: &[Option<Vec<u8>>]) {
+    pub fn add(&mut self, cells: &[Option<Cell>]) {
         self.row.clear();
         for (name, at) in &self.columns {
             let Some(value) = cells.get(*at).and_then(Option::as_deref) else { continue };
@@ -187,7 +191,7 @@ pub fn encode_header(columns: &[String]) -> Vec<u8> {
 }
 
 /// Appends a row: set cells in double quotes, unset ones as nothing.
-pub fn encode_row(cells: &[Option<Vec<u8>>], csv: &mut Vec<u8>) {
+pub fn encode_row(cells: &[Option<Cell>], csv: &mut Vec<u8>) {
     for (at, cell) in cells.iter().enumerate() {
         if at > 0 {
             csv.push(b',');
@@ -277,7 +281,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The next field, if it is set, and whether it is the last of its record.
-    fn field(&mut self) -> Result<(Option<Vec<u8>>, bool), &'static str> {
+    fn field(&mut self) -> Result<(Option<Cell>, bool), &'static str> {
         let value = match self.rest.strip_prefix(b"\"") {
             Some(rest) => {
                 self.rest = rest;
@@ -288,8 +292,8 @@ impl Reader<'_> {
         Ok((value, self.is_end_of_record()?))
     }
 
-    fn quoted(&mut self) -> Result<Vec<u8>, &'static str> {
-        let mut value = Vec::new();
+    fn quoted(&mut self) -> Result<Cell, &'static str> {
+        let mut value = Cell::new();
         loop {
             let end = self.rest.iter().position(|b| *b == b'"').ok_or("a quote is never closed")?;
             let (piece, rest) = self.rest.split_at(end);
@@ -306,7 +310,7 @@ impl Reader<'_> {
         }
     }
 
-    fn bare(&mut self) -> Result<Option<Vec<u8>>, &'static str> {
+    fn bare(&mut self) -> Result<Option<Cell>, &'static str> {
         let end = self.rest.iter().position(|b| matches!(b, b',' | b'\n')).unwrap_or(self.rest.len());
         let (value, rest) = self.rest.split_at(end);
         let value = if rest.starts_with(b",") { value } else { value.strip_suffix(b"\r").unwrap_or(value) };
@@ -314,7 +318,7 @@ impl Reader<'_> {
             return Err("a quote stands within a value that does not begin with one");
         }
         self.rest = rest;
-        Ok(Some(value.to_vec()))
+        Ok(Some(value.into()))
     }
 
     /// Goes past what ends a field.
@@ -341,7 +345,7 @@ mod tests {
 
     fn table(columns: &[&str], rows: &[&[&str]]) -> Table {
         let columns = columns.iter().map(|c| (*c).to_owned()).collect();
-        let set = |value: &&str| cell(Some(value.as_bytes().to_vec()));
+        let set = |value: &&str| cell(Some(value.as_bytes().into()));
         Table { name: "t".into(), columns, rows: rows.iter().map(|row| row.iter().map(set).collect()).collect() }
     }
 
@@ -415,7 +419,7 @@ mod tests {
                 proptest::collection::vec(proptest::option::of("[a,\"\r\n é\\\\]{0,6}"), 3), 0..6)
         ) {
             let columns = ["a", "b", "c"].map(str::to_owned).to_vec();
-            let cells = |row: Vec<Option<String>>| row.into_iter().map(|v| cell(v.map(String::into_bytes))).collect();
+            let cells = |row: Vec<Option<String>>| row.into_iter().map(|v| cell(v.map(|v| v.into_bytes().into()))).collect();
             let table = Table { name: "t".into(), columns, rows: rows.into_iter().map(cells).collect() };
             let csv = encode_csv(&table);
             prop_assert_eq!(&parse_csv("t", &csv).unwrap(), &table);

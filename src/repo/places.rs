@@ -12,18 +12,33 @@ use crate::{
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 impl Repository {
-    /// Loads the index of all packs.
+    /// The index of all packs.
     ///
     /// # Errors
     /// A storage error.
     pub fn index(&self) -> Result<Index> {
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(index) = ready {
+            return Ok(index);
+        }
         let mut index = Index::default();
         self.load_index(&mut index, None, None, &self.with_catalog(Catalog::bad_frames)?)?;
         Ok(index)
+    }
+
+    /// Loads the index of all packs, which the next [`Self::index`] hands out as it is now: for a writer that has something
+    /// else to do first. Packs that others add meanwhile are not in it, and none can go while this is open for writing.
+    ///
+    /// # Errors
+    /// A storage error.
+    pub fn ready_index(&self) -> Result<()> {
+        let index = self.index()?;
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
+        Ok(())
     }
 
     /// Loads the index of all packs as if no frame had ever been found damaged.

@@ -47,6 +47,7 @@ pub struct Repository {
     notes: Vec<String>,
     access: Access,
     guard: Option<Box<dyn Guard>>,
+    pub(in crate::repo) ready: Mutex<Option<Index>>,
 }
 
 impl Repository {
@@ -113,6 +114,7 @@ impl Repository {
             notes,
             access,
             guard,
+            ready: Mutex::default(),
         };
         if access != Access::Read {
             let storage = repository.target.storage.as_ref();

@@ -220,6 +220,34 @@ fn a_second_capture_of_the_same_adds_next_to_nothing_and_restores_the_same() {
 }
 
 #[test]
+fn an_encrypted_repository_is_opened_while_the_plan_is_made_and_a_wrong_password_leaves_nothing() {
+    if !privileged() {
+        return;
+    }
+    let scene = Scene::new();
+    let [right, wrong] = ["right", "wrong"].map(|name| {
+        fs::write(scene.path.join(name), name).unwrap();
+        scene.path.join(name).to_str().unwrap().to_owned()
+    });
+    run(&scene.repo, ["init", "--encrypt", "--password-file", &right]).expect(0);
+    let ran = scene.capture(&["--password-file", &wrong]).expect(12);
+    assert!(ran.complaint().contains("password"), "{}", ran.complaint());
+    assert!(names(&scene.path).iter().all(|name| !name.starts_with("xsnap-staging")), "the staging folder stayed");
+    scene.capture(&["--password-file", &right]).expect(3);
+    // With a password that nothing asked for, and with none: both are told after the plan as before it.
+    let plain = scene.path.join("plain");
+    run(&plain, ["init"]).expect(0);
+    let root = scene.node.root();
+    let words = ["backup", "--root", root.to_str().unwrap(), "--password-file", &right];
+    let ran = run(&plain, words).expect(2);
+    assert!(ran.complaint().contains("not encrypted"), "{}", ran.complaint());
+    let ran = scene.capture(&[]).expect(12);
+    assert!(ran.complaint().contains("password"), "{}", ran.complaint());
+    let listed = run(&scene.repo, ["list", "--json", "--password-file", &right]).expect(0).json();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+}
+
+#[test]
 fn what_is_not_as_it_should_be_is_named_and_makes_the_capture_incomplete() {
     if !privileged() {
         return;

@@ -319,3 +319,14 @@ fn what_is_mounted_below_the_target_is_made_durable_too() {
     let said = "make durable what was restored on the file system of: No such file or directory (os error 2)";
     assert!(told.contains(&scene.of("mounted", said)), "{told:?}");
 }
+
+#[test]
+fn an_index_that_was_made_ready_is_handed_out_once_and_what_others_add_is_in_the_next() {
+    let scene = Scene::new();
+    fs::write(scene.source.join("one"), "the first file").unwrap();
+    let waiting = scene.store.open(Access::Write);
+    waiting.ready_index().unwrap();
+    scene.store.backup(&scene.source);
+    assert_eq!(waiting.index().unwrap().packs().len(), 0, "as it was when it was made ready");
+    assert!(!waiting.index().unwrap().packs().is_empty());
+}

@@ -27,7 +27,7 @@ fn node(cfgloc: &str) -> Node {
 }
 
 fn table(name: &str, columns: &[&str], rows: &[&[&str]]) -> Table {
-    let cell = |value: &&str| Some(value.as_bytes().to_vec());
+    let cell = |value: &&str| Some(value.as_bytes().into());
     let rows = rows.iter().map(|row| row.iter().map(cell).collect()).collect();
     Table { name: name.into(), columns: columns.iter().map(|c| (*c).to_owned()).collect(), rows }
 }

@@ -55,7 +55,7 @@ fn odd_values_go_through_the_files_and_the_csv() {
     db.execute("DELETE FROM nodelist", []).unwrap();
     let marks = vec!["?"; table.columns.len()].join(",");
     for row in &table.rows {
-        let values = row.iter().map(|cell| cell.as_ref().map(|v| String::from_utf8(v.clone()).unwrap()));
+        let values = row.iter().map(|cell| cell.as_ref().map(|v| String::from_utf8(v.to_vec()).unwrap()));
         db.execute(&format!("INSERT INTO nodelist VALUES ({marks})"), params_from_iter(values)).unwrap();
     }
     drop(db);

@@ -107,9 +107,13 @@ fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Res
     options.cache = machine.is_live().then(cache);
     options.measure = words.dry_run;
     session.screen.begin("capture");
-    let planned = plan(machine, staging.path(), &options, session.screen);
+    let (planned, opened) = std::thread::scope(|scope| {
+        let opened = scope.spawn(|| open_early(session, words));
+        (plan(machine, staging.path(), &options, session.screen), opened.join())
+    });
     session.screen.end();
     let mut plan = planned?;
+    let opened = opened.map_err(|_| Error::Refused)??;
     let supply = SupplyOptions {
         xcat_core: words.capture.xcat_core.clone(),
         xcat_dep: words.capture.xcat_dep.clone(),
@@ -124,7 +128,7 @@ fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Res
         order: words.capture.order.clone().unwrap_or_default(),
         program: concat!("xsnap ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    let opened = recall(session, words, machine, (&mut plan, &naming))?;
+    let opened = recall(session, words, machine, (&mut plan, &naming), opened)?;
     let recorded =
         record(machine, &mut plan, (&options, &supply), &naming, staging.path(), words.dry_run, session.screen)?;
     if words.dry_run {
@@ -155,6 +159,23 @@ fn take(session: &Session<'_>, words: &Backup, machine: &mut Machine<'_>) -> Res
     finish(session, (&repository, &cargo), &snapshot, words).map(|code| (code, Some(snapshot)))
 }
 
+/// Opens the repository while the plan is made, if it is there and nobody has to be asked for a password.
+fn open_early(session: &Session<'_>, words: &Backup) -> Result<Option<Repository>> {
+    if words.dry_run {
+        // A dry run needs no repository.
+        return Ok(None);
+    }
+    let (storage, given) = (session.storage()?, session.given_password()?);
+    match probe(storage.as_ref())? {
+        Presence::Repository { encrypted } if given.is_some() || !encrypted => {
+            let repository = session.open_asking(storage, Access::Write, given, "Password: ")?;
+            repository.ready_index()?;
+            Ok(Some(repository))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Of a machine whose package database nothing here can read, looks for what was installed in the repository, if there is
 /// one; gives that opened.
 fn recall(
@@ -162,18 +183,19 @@ fn recall(
     words: &Backup,
     machine: &Machine<'_>,
     (plan, naming): (&mut CapturePlan, &Words),
+    opened: Option<Repository>,
 ) -> Result<Option<Repository>> {
     if machine.is_live() || !lacks_packages(plan) {
-        return Ok(None);
+        return Ok(opened);
     }
     let cluster = cluster_name(machine, plan, naming);
     // A dry run needs no repository.
     let storage = (!words.dry_run || session.repo_path().is_ok()).then(|| session.storage()).transpose()?;
-    let opened = match storage {
-        Some(storage) if probe(storage.as_ref())? != Presence::Nothing => {
+    let opened = match (opened, storage) {
+        (None, Some(storage)) if probe(storage.as_ref())? != Presence::Nothing => {
             Some(session.open_at(storage, if words.dry_run { Access::Read } else { Access::Write })?)
         }
-        _ => None,
+        (opened, _) => opened,
     };
     let earlier = opened.as_ref().map(|repository| newest_packages(repository, &cluster)).transpose()?;
     record::recall(plan, &cluster, earlier.flatten());

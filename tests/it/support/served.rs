@@ -17,7 +17,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
-use xsnap::mn::tables::Table;
+use xsnap::mn::tables::{Cell, Table};
 
 const POSTGRESQL: &str = include_str!("../data/bare/postgresql.sh");
 const MARIADB: &str = include_str!("../data/bare/mariadb.sh");
@@ -96,11 +96,13 @@ fn all_tables(root: &Root) -> Vec<Table> {
             if at < keys { cell.or(Some(Vec::new())) } else { cell.filter(|text| !text.is_empty()) }
         };
         let row = |row: &rusqlite::Row<'_>| {
-            (0..columns.len()).map(|at| row.get(at).map(|value| needed(at, cell(value)))).collect()
+            (0..columns.len()).map(|at| row.get(at).map(|value| needed(at, cell(value)).map(Cell::from))).collect()
         };
         let mut rows: Vec<_> = all.query_map([], row).unwrap().map(Result::unwrap).collect();
         let odd = ODD[name.len() % ODD.len()].as_bytes().to_vec();
-        let more = |value: &dyn Fn(usize) -> Option<Vec<u8>>| (0..columns.len()).map(value).collect::<Vec<_>>();
+        let more = |value: &dyn Fn(usize) -> Option<Vec<u8>>| {
+            (0..columns.len()).map(|at| value(at).map(Cell::from)).collect::<Vec<_>>()
+        };
         rows.push(more(&|at| match columns[at] {
             "recid" => Some(b"41".to_vec()),
             "comments" => Some(odd.clone()),

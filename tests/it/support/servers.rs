@@ -183,7 +183,7 @@ pub fn statements(table: &Table, quote: char, serial: &str) -> String {
         let values = row.iter().map(|cell| match cell {
             None => "NULL".to_owned(),
             Some(value) => {
-                let text = String::from_utf8(value.clone()).unwrap().replace('\'', "''");
+                let text = String::from_utf8(value.to_vec()).unwrap().replace('\'', "''");
                 format!("'{}'", if quote == '`' { text.replace('\\', "\\\\") } else { text })
             }
         });
