@@ -34,6 +34,8 @@ pub const DATABASE_SERVER: &str = "database-server";
 const DATA: [&[u8]; 1] = [b"/var/lib/pgsql"];
 /// What is merged into what is there.
 const MERGED: [&[u8]; 3] = [b"/etc/hosts", b"/etc/exports", b"/root/.ssh/authorized_keys"];
+/// What `makehosts` writes over, whatever the tables hold: what the file was before.
+const WRITTEN_OVER: [&[u8]; 1] = [b"/etc/hosts.xcatbak"];
 /// Folders that every installation has: whether they were a file system of their own says nothing of what is in them.
 const OF_THE_BASE: [&[u8]; 12] = [
     b"/",
@@ -82,6 +84,7 @@ impl Placement {
             let links = part.roots.iter().flat_map(|root| root.links.iter().map(|(link, _)| link.bytes()));
             let links: BTreeSet<Vec<u8>> = links.collect();
             for path in part.roots.iter().map(|root| root.real.bytes()) {
+                let is_kept = is_kept || WRITTEN_OVER.contains(&path.as_slice());
                 match (wanted(part), is_kept) {
                     (false, _) => drop(placement.nowhere.insert(path)),
                     _ if is_kept && is_within(&path, &DATA.map(<[u8]>::to_vec)) => drop(placement.nowhere.insert(path)),

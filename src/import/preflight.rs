@@ -7,7 +7,7 @@ use crate::{
         brought::Brought,
         placement::Placement,
         room::{self, Beside, Short},
-        services::XCAT_PORT,
+        services::port_of,
         steps::Step,
         target::Target,
         unexplained::{self, Unexplained},
@@ -82,7 +82,7 @@ pub fn preflight(
     search.room(brought, placement, Beside { asks_manager: asks_manager(asked, has_xcat, is_under_way), kept })?;
     search.name(&identity, is_under_way);
     search.network(&identity);
-    search.others(&identity);
+    search.others(&identity, port_of(tables));
     search.surroundings(brought, placement);
     search.configuration(brought, tables);
     let mut objections = search.found;
@@ -270,7 +270,7 @@ impl Search<'_> {
     }
 
     /// Whether the captured node is still there, or somebody else has its address.
-    fn others(&mut self, identity: &Identity) {
+    fn others(&mut self, identity: &Identity, port: u16) {
         if self.asked.old_is_gone || self.asked.no_start || self.asked.offline {
             return;
         }
@@ -285,13 +285,13 @@ impl Search<'_> {
             .filter(|address| !own.contains(address) && !address.is_loopback())
             .collect();
         for address in captured {
-            let asked = TcpStream::connect_timeout(&SocketAddr::new(address, XCAT_PORT), ANSWER_LIMIT);
+            let asked = TcpStream::connect_timeout(&SocketAddr::new(address, port), ANSWER_LIMIT);
             // Whoever says that nobody listens there is there; and not every machine has a ping.
             let is_xcat = asked.is_ok();
             let is_there = is_xcat || asked.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
             let answers = is_there || self.target.run("ping", ["-c", "1", "-W", "1", &address.to_string()]).is_ok();
             if answers {
-                let how = if is_xcat { " (xcatd, port 3001)" } else { "" };
+                let how = if is_xcat { format!(" (xcatd, port {port})") } else { String::new() };
                 self.refuse(
                     format!("another machine answers on {address}{how}, an address of the captured node"),
                     "two management nodes would answer the same nodes: switch it off, or say --old-is-gone",

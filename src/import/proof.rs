@@ -8,7 +8,7 @@ use crate::{
         placement::Placement,
         preflight::is_older,
         regenerate::nodes,
-        services::{XCAT_PORT, answers, unit_like},
+        services::{answers, port_here, port_of, unit_like},
         target::Target,
     },
     mn::{manifest::Manifest, tables::Tables, units::services},
@@ -99,7 +99,7 @@ pub fn running(target: &Target<'_>, manifest: &Manifest, tables: &Tables, asked:
             },
         });
     }
-    let port = tables.site("xcatdport").and_then(|port| port.parse().ok()).unwrap_or(XCAT_PORT);
+    let port = if asked.skip_db { port_here(target) } else { port_of(tables) };
     checks.push(Check::new(format!("xcatd answers on port {port}"), answers(port), ""));
     checks.push(version(target, &manifest.xcat.version, asked.xcat_core.is_some()));
     checks.extend(names(target, manifest, tables));

@@ -15,8 +15,7 @@ use crate::{
         regenerate::{self, Needed},
         report::{Report, StepReport},
         repository_files::write_repository_files,
-        services::{self, XCAT_PORT},
-        setup,
+        services, setup,
         steps::{Planned, STEPS, Step},
         supplied::InstallRequest,
         target::{OWN, PACKAGES, Target},
@@ -298,8 +297,9 @@ impl<'a> Import<'a> {
             }
             Step::Stop if self.asked.offline => true,
             // Packages that had to be installed again have started it.
-            Step::Stop => !services::answers(XCAT_PORT) || journal.state(Step::Start).is_some(),
-            Step::Start => services::answers(XCAT_PORT),
+            Step::Stop => !services::answers(services::port_here(self.target)) || journal.state(Step::Start).is_some(),
+            Step::Start if self.asked.skip_db => services::answers(services::port_here(self.target)),
+            Step::Start => services::answers(services::port_of(&self.tables)),
             Step::Proof => false,
             _ => true,
         }
@@ -331,7 +331,7 @@ impl<'a> Import<'a> {
             Step::Stop => {
                 let mut told = match self.asked.offline {
                     true => done(vec!["nothing runs in a system that has not booted".into()]),
-                    false => in_words(services::stop(target, XCAT_PORT)),
+                    false => in_words(services::stop(target)),
                 };
                 if self.asked.no_start {
                     // The packages have seen to it that their daemons start.

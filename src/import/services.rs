@@ -6,16 +6,18 @@ use crate::{
     import::target::Target,
     mn::{
         manifest::UnitWords,
+        tables::Tables,
         units::{Unit, services},
     },
 };
+use rusqlite::{Connection, OpenFlags};
 use std::{
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 /// Names that stand for the same service.
-const SAME: [&[&str]; 11] = [
+const SAME: [&[&str]; 13] = [
     &["dhcpd", "isc-dhcp-server", "dhcp3-server"],
     &["dhcpd6", "isc-dhcp-server6"],
     &["kea-dhcp4", "kea-dhcp4-server", "isc-kea-dhcp4-server"],
@@ -25,7 +27,9 @@ const SAME: [&[&str]; 11] = [
     &["nfs-server", "nfsserver", "nfs", "nfs-kernel-server"],
     &["named", "bind9"],
     &["httpd", "apache2"],
-    &["ntpd", "ntp"],
+    &["ntpd", "ntp", "ntpsec"],
+    &["chronyd", "chrony"],
+    &["rsyslog", "syslog", "syslogd"],
     &["mysqld", "mysql", "mariadb"],
 ];
 /// What writes into what an import puts back, in the order in which it is stopped.
@@ -45,7 +49,9 @@ const STOPPED: [&str; 10] = [
 const NOT_OURS: [&str; 10] =
     ["xcatd", "iptables", "firewalld", "ufw", "nftables", "sshd", "postgresql", "mysqld", "mariadb", "mysql"];
 /// The port of xCAT's daemon where table site names no other.
-pub const XCAT_PORT: u16 = 3001;
+const XCAT_PORT: u16 = 3001;
+/// The table that says so, where tables are files.
+const SITE: &[u8] = b"/etc/xcat/site.sqlite";
 /// How long a daemon may take to let go of its port, or to answer.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 const NAP: Duration = Duration::from_millis(100);
@@ -57,11 +63,31 @@ pub fn unit_like<'u>(units: &'u [Unit], name: &str) -> Option<&'u Unit> {
     units.iter().find(|unit| unit.name == name).or_else(|| units.iter().find(is_same))
 }
 
+/// The port of xCAT's daemon, as tables have it.
+pub fn port_of(tables: &Tables) -> u16 {
+    number(tables.site("xcatdport"))
+}
+
+/// The port of xCAT's daemon as the tables of this machine have it now, if they are files of SQLite; else the usual one.
+pub fn port_here(target: &Target<'_>) -> u16 {
+    let ask = || {
+        let site = Connection::open_with_flags(target.live(SITE), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let question = "SELECT value FROM site WHERE key = 'xcatdport' AND coalesce(disable, '') IN ('', '0', 'no')";
+        site.query_row(question, [], |row| row.get(0))
+    };
+    number(ask().ok())
+}
+
+fn number(told: Option<String>) -> u16 {
+    told.and_then(|port| port.trim().parse().ok()).unwrap_or(XCAT_PORT)
+}
+
 /// Stops what would write into what is put back, and waits until xcatd has let go of its port.
 ///
 /// # Errors
 /// A line for people that names what still runs.
-pub fn stop(target: &Target<'_>, port: u16) -> Result<Vec<String>, String> {
+pub fn stop(target: &Target<'_>) -> Result<Vec<String>, String> {
+    let port = port_here(target);
     let units = services(target.machine).units;
     let mut told = Vec::new();
     for name in STOPPED {

@@ -14,7 +14,7 @@ use crate::{
         load_tables::{Dialect, refused},
         placed::{live, make_durable, put, remove},
         ready_mysql, ready_postgres,
-        services::{XCAT_PORT, stop},
+        services::stop,
         target::{OWN, Target},
         undo::{self, Undone},
     },
@@ -259,13 +259,16 @@ pub fn take_back(target: &Target<'_>, asked: &Asked, progress: &dyn Progress) ->
     let last = undo::last(target)?;
     if last.is_some() && !asked.offline {
         // A daemon that runs has the tables open, and would write over files.
-        let stopped = stop(target, XCAT_PORT);
+        let stopped = stop(target);
         first.told.extend(stopped.err().map(|why| format!("not every daemon could be stopped: {why}")));
     }
     if let Some((_, token)) = last.filter(|_| !asked.skip_db) {
         let folder = target.live(OWN).join("undo");
-        if let Some(notes) = notes(&folder)?.filter(|notes| notes.token == token) {
-            bring_back(target, &folder, &notes, &mut first)?;
+        match notes(&folder)? {
+            Some(notes) if notes.token == token => bring_back(target, &folder, &notes, &mut first)?,
+            Some(_) => {}
+            // An import that was cut off before it said what it keeps, or an undo before it had removed all of that.
+            None => remove(&folder.join(SCRIPT))?,
         }
     }
     let undone = undo::undo(target, asked, progress)?;

@@ -40,7 +40,7 @@ const USUAL_INCLUDES: [&str; 8] = [
     "/etc/bind/named.conf.default-zones",
 ];
 /// Names of options that `makedhcp -n` writes.
-const USUAL_OPTIONS: [&str; 22] = [
+const USUAL_OPTIONS: [&str; 27] = [
     "client-architecture",
     "tcode",
     "iscsi-initiator-iqn",
@@ -48,7 +48,12 @@ const USUAL_OPTIONS: [&str; 22] = [
     "ps",
     "cumulus-provision-url",
     "gpxe",
+    "gpxe-encap-opts",
+    "gpxe.bus-id",
     "gpxe.no-pxedhcp",
+    "isan-encap-opts",
+    "isan.iqn",
+    "isan.root-path",
     "conf-file",
     "space",
     "user-class-identifier",
@@ -225,7 +230,9 @@ mod tests {
     #[test]
     fn subnets_options_and_hosts_that_no_table_makes_are_named() {
         let text = "#xCAT generated dhcp configuration\noption client-architecture code 93 = unsigned integer 16;\n\
-                    omapi-port 7911;\nkey xcat_key {\n  secret \"x\";\n};\nshared-network eth0 {\n  subnet 10.20.0.0 netmask 255.255.0.0 {\n\
+                    option space isan;\noption isan-encap-opts code 43 = encapsulate isan;\noption isan.iqn code 203 = string;\n\
+                    option isan.root-path code 201 = string;\noption gpxe-encap-opts code 175 = encapsulate gpxe;\n\
+                    option gpxe.bus-id code 177 = string;\noption gpxe.no-pxedhcp 1;\nomapi-port 7911;\nkey xcat_key {\n  secret \"x\";\n};\nshared-network eth0 {\n  subnet 10.20.0.0 netmask 255.255.0.0 {\n\
                     range 10.20.1.1 10.20.1.9;\n  }\n subnet 192.168.7.0 netmask 255.255.255.0 {\n option time-offset 1;\n}\n}\nhost printer { }\n";
         let found: Vec<String> = dhcp("dhcpd.conf", text, &tables()).into_iter().map(|found| found.what).collect();
         assert_eq!(found, ["host printer", "the option time-offset", "the subnet 192.168.7.0"]);

@@ -213,10 +213,13 @@ impl Version {
     /// Finds it in the text of Version.pm, which its build puts it into.
     pub fn find(text: &str) -> Option<Self> {
         let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-        let starts = lines.flat_map(|line| line.match_indices("Version ").map(move |(at, _)| line.get(at..)));
-        let found =
-            starts.flatten().find(|rest| rest.chars().nth("Version ".len()).is_some_and(|c| c.is_ascii_digit()))?;
-        let text = found.split(['\'', '"', ';']).next().unwrap_or_default().trim();
+        // The build puts number and commit behind the word as texts of their own: 'Version ' . '2.19.0' . ' (git commit …)'.
+        let mut texts = lines.map(|line| line.split(['\'', '"']).skip(1).step_by(2).collect::<String>());
+        let found = texts.find(|text| {
+            let number = text.trim_start().strip_prefix("Version ");
+            number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
+        })?;
+        let text = found.trim();
         let number = text.split_whitespace().nth(1).unwrap_or_default();
         let commit = text.split_once("git commit ").map(|(_, rest)| rest);
         let commit = commit.and_then(|rest| rest.split([',', ')', ' ']).next()).unwrap_or_default();
@@ -250,6 +253,11 @@ mod tests {
         let version = Version::find(text).unwrap();
         assert_eq!((version.number.as_str(), version.commit.as_str()), ("2.17.0", "1a2b3c"));
         assert_eq!(version.text, "Version 2.17.0 (git commit 1a2b3c, built Mon Nov 13 2023)");
+        let text = "if ($version eq 'short') {\n  $version = ''    . '2.19.0' ;\n} else {\n\
+                    \x20 $version = 'Version '    . '2.19.0' . ' (git commit 7733d16f)' ;\n}\n";
+        let version = Version::find(text).unwrap();
+        assert_eq!((version.number.as_str(), version.commit.as_str()), ("2.19.0", "7733d16f"));
+        assert_eq!(version.text, "Version 2.19.0 (git commit 7733d16f)");
         assert!(Version::find("#XCATVERSIONSUBHERE\nreturn \"Version unknown\";").is_none());
     }
 }

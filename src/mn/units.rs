@@ -99,25 +99,31 @@ pub fn services(machine: &Machine<'_>) -> Services {
         let properties = ["show", "--property=Id,LoadState,UnitFileState,ActiveState"].map(str::to_owned);
         let arguments = properties.into_iter().chain(names.iter().map(|name| format!("{name}.service")));
         let outcome = programs.run(Order::new("systemctl", arguments)).ok()?;
-        let units = told_units(&String::from_utf8_lossy(&outcome.output), &names);
+        let units = told_units(&String::from_utf8_lossy(&outcome.output));
         (outcome.is_good() && !units.is_empty()).then_some(units)
     });
     // Without a systemd that runs, what is started at boot is in the files all the same.
     let units = told.unwrap_or_else(|| names.iter().filter_map(|name| unit_of_files(&machine.inside, name)).collect());
-    Services { units, selinux: selinux(machine) }
+    Services { units: each_once(units), selinux: selinux(machine) }
 }
 
-/// What `systemctl show` printed: a block for each unit, in the order in which they were asked for. A unit that is an alias
-/// has the block of the one that it stands for, and is kept by the name that was asked for.
-fn told_units(text: &str, names: &[&str]) -> Vec<Unit> {
-    let blocks = text.trim().split("\n\n");
-    let units = blocks.zip(names).filter_map(|(block, name)| {
+/// Units in the order of their names, none of them twice: several of the names may stand for one.
+fn each_once(mut units: Vec<Unit>) -> Vec<Unit> {
+    units.sort_by(|one, other| one.name.cmp(&other.name));
+    units.dedup_by(|one, other| one.name == other.name);
+    units
+}
+
+/// What `systemctl show` printed: a block for each unit that was asked for. An alias has the block of the unit that it stands
+/// for, by whose name it is kept: systemd enables nothing by an alias.
+fn told_units(text: &str) -> Vec<Unit> {
+    let units = text.trim().split("\n\n").filter_map(|block| {
         let value =
             |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default();
         let is_there = !matches!(value("LoadState"), "not-found" | "");
         let enabled = Some(value("UnitFileState")).filter(|state| !state.is_empty()).unwrap_or(value("LoadState"));
         is_there.then(|| Unit {
-            name: (*name).to_owned(),
+            name: value("Id").trim_end_matches(".service").to_owned(),
             enabled: enabled.to_owned(),
             active: Some(matches!(value("ActiveState"), "active" | "reloading" | "activating")),
         })
@@ -126,13 +132,24 @@ fn told_units(text: &str, names: &[&str]) -> Vec<Unit> {
 }
 
 fn unit_of_files(inside: &Inside, name: &str) -> Option<Unit> {
-    let file = format!("{name}.service").into_bytes();
-    let own = [WANTS, b"/", &file].concat();
-    let unit = |enabled: &str| Some(Unit { name: name.to_owned(), enabled: enabled.to_owned(), active: None });
-    if inside.follow(&own).path == b"/dev/null" {
+    let mut file = format!("{name}.service").into_bytes();
+    let mut own_name = name.to_owned();
+    let in_folder = |folder: &[u8], file: &[u8]| [folder, b"/", file].concat();
+    let found = UNIT_FOLDERS.iter().find(|folder| inside.follow_to(&in_folder(folder, &file)).stat.is_ok());
+    if let Some(folder) = found {
+        // A link to a unit of another name is an alias.
+        let real = inside.follow(&in_folder(folder, &file)).path;
+        let real = real.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        if let Some(real_name) = real.strip_suffix(b".service").filter(|_| real != file) {
+            own_name = String::from_utf8_lossy(real_name).into_owned();
+            file = real.to_vec();
+        }
+    }
+    let unit = |enabled: &str| Some(Unit { name: own_name.clone(), enabled: enabled.to_owned(), active: None });
+    if inside.follow(&in_folder(WANTS, &file)).path == b"/dev/null" {
         return unit("masked");
     }
-    let is_unit = UNIT_FOLDERS.iter().any(|folder| inside.follow_to(&[folder, &b"/"[..], &file].concat()).stat.is_ok());
+    let is_unit = found.is_some();
     let is_script = inside.exists(&[b"/etc/init.d/", name.as_bytes()].concat());
     let is_wanted = inside.names(WANTS).unwrap_or_default().iter().any(|folder| {
         let is_list = folder.ends_with(b".wants") || folder.ends_with(b".requires");
@@ -173,13 +190,14 @@ mod tests {
     use std::{fs, os::unix::fs::symlink};
 
     #[test]
-    fn what_systemd_tells_is_kept_by_the_name_that_was_asked_for() {
-        let text = "Id=named.service\nLoadState=loaded\nActiveState=inactive\nUnitFileState=enabled\n\n\
+    fn what_systemd_tells_is_kept_once_and_by_the_name_of_the_unit() {
+        let text = "Id=xcatd.service\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n\n\
+            Id=named.service\nLoadState=loaded\nActiveState=inactive\nUnitFileState=enabled\n\n\
             Id=dhcpd.service\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\n\n\
-            Id=xcatd.service\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n";
-        let units = told_units(text, &["bind9", "dhcpd", "xcatd"]);
+            Id=named.service\nLoadState=loaded\nActiveState=inactive\nUnitFileState=enabled\n";
+        let units = each_once(told_units(text));
         let shown: Vec<_> = units.iter().map(|u| (u.name.as_str(), u.enabled.as_str(), u.active)).collect();
-        assert_eq!(shown, [("bind9", "enabled", Some(false)), ("xcatd", "enabled", Some(true))]);
+        assert_eq!(shown, [("named", "enabled", Some(false)), ("xcatd", "enabled", Some(true))]);
     }
 
     #[test]
@@ -202,13 +220,22 @@ mod tests {
             at("etc/systemd/system/multi-user.target.wants/named.service"),
         )
         .unwrap();
+        symlink("/usr/lib/systemd/system/named.service", at("etc/systemd/system/bind9.service")).unwrap();
+        symlink("rsyslog.service", at("usr/lib/systemd/system/syslog.service")).unwrap();
+        fs::write(at("usr/lib/systemd/system/rsyslog.service"), "").unwrap();
         symlink("/dev/null", at("etc/systemd/system/firewalld.service")).unwrap();
         fs::write(at("etc/init.d/xcatd"), "").unwrap();
         symlink("../init.d/xcatd", at("etc/rc3.d/S85xcatd")).unwrap();
         fs::write(at("etc/selinux/config"), "# SELINUX=enforcing\nSELINUX=permissive\n").unwrap();
         let found = services(&Machine::mounted(dir.path(), &OwnPrograms).unwrap());
         let shown: Vec<_> = found.units.iter().map(|u| (u.name.as_str(), u.enabled.as_str(), u.active)).collect();
-        let expected = [("firewalld", "masked"), ("httpd", "disabled"), ("named", "enabled"), ("xcatd", "enabled")];
+        let expected = [
+            ("firewalld", "masked"),
+            ("httpd", "disabled"),
+            ("named", "enabled"),
+            ("rsyslog", "disabled"),
+            ("xcatd", "enabled"),
+        ];
         assert_eq!(shown, expected.map(|(name, enabled)| (name, enabled, None)));
         assert_eq!((found.selinux.as_str(), found.firewalls().count()), ("permissive", 0));
     }

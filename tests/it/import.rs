@@ -219,6 +219,30 @@ fn an_import_killed_at_any_step_goes_on_to_the_same_end() {
 }
 
 #[test]
+fn a_daemon_on_another_port_is_waited_for_on_that_port() {
+    let Some(root) = rpm_root() else { return };
+    let node = Inner::new(root);
+    node.sql("site", "UPDATE site SET value = '3005' WHERE key = 'xcatdport'");
+    node.xsnap(&words(&["backup", "--cluster", "alpha"])).expect(0);
+    let bare = Bare::like(&node);
+    let answers = |port: u16| {
+        let listens = |line: &str| line.contains(&format!(":{port:04X} ")) && line.contains(":0000 0A ");
+        bare.sh("cat /proc/net/tcp /proc/net/tcp6").lines().any(listens)
+    };
+    let ran = bare.xsnap(&words(&["import", "latest"])).expect(0);
+    assert!(ran.text().contains("xcatd answers on port 3005"), "{}", ran.text());
+    assert!(answers(3005) && !answers(3001));
+    let starts = |bare: &Bare| bare.calls().iter().filter(|call| *call == "restart xcatd").count();
+    let before = starts(&bare);
+    bare.xsnap(&words(&["import", "latest"])).expect(0);
+    assert_eq!(starts(&bare), before, "what answers there is running");
+    // Not before it has let go of that port are tables changed again.
+    let undone = bare.xsnap(&["import", "--undo"]).expect(0);
+    assert!(!undone.text().contains("could not be stopped"), "{}", undone.text());
+    assert!(!answers(3005) && !answers(3001));
+}
+
+#[test]
 fn a_drill_starts_nothing_and_makes_nothing_anew() {
     let Some(node) = captured(rpm_root()) else { return };
     let bare = Bare::like(&node);

@@ -61,6 +61,7 @@ fn what_this_machine_is_not_is_refused() {
     let Some(root) = rpm_root() else { return };
     let node = Inner::new(root);
     node.sql("networks", "INSERT INTO networks (netname, net, mask) VALUES ('cluster', '10.99.0.0', '255.255.0.0')");
+    node.sql("site", "UPDATE site SET value = '3005' WHERE key = 'xcatdport'");
     node.xsnap_amid(CABLED, &words(&["backup", "--cluster", "alpha"])).expect(0);
     let bare = Bare::like(&node);
     goes_on(&bare, &[]);
@@ -90,8 +91,8 @@ fn what_this_machine_is_not_is_refused() {
 
     // The captured node is still there; then something else has its address.
     let neighbour = Neighbour::of(&bare, "10.99.0.7/16");
-    let xcatd = neighbour.listens(3001);
-    refused(&bare, &[], &["another machine answers on 10.99.0.7 (xcatd, port 3001)", "--old-is-gone"]);
+    let xcatd = neighbour.listens(3005);
+    refused(&bare, &[], &["another machine answers on 10.99.0.7 (xcatd, port 3005)", "--old-is-gone"]);
     drop(xcatd);
     refused(&bare, &[], &["another machine answers on 10.99.0.7, an address", "--old-is-gone"]);
     goes_on(&bare, &["--old-is-gone"]);

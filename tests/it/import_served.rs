@@ -123,6 +123,12 @@ fn is_brought_back(served: &Served, wanted: &Rows) {
     are_equal(&rows, wanted);
     assert!(served.lets_in(PASSWORD));
 
+    // Killed before the tables are back, once they are, and once they are no longer kept.
+    for (call, file) in [("openat", "database.sql"), ("unlink", "database.json"), ("unlink", "database.sql")] {
+        let path = format!("/var/lib/xsnap/undo/{file}");
+        let ran = served.bare.xsnap_until((call, 1, &path), &["import", "--undo"]);
+        assert_eq!(ran.code, -1, "not killed at {call} of {file}: {}\n{}", ran.text(), ran.complaint());
+    }
     served.bare.xsnap(&["import", "--undo"]).expect(0);
     assert_eq!(served.content(), content);
     assert_eq!(served.unit_state(), unit);

@@ -196,6 +196,37 @@ fn an_import_that_was_cut_off_is_taken_back_from_where_it_was() {
     }
 }
 
+/// Where an undo is killed: at the n-th call of this kind in any of its threads. Files take the place of others by the one, and
+/// go by the other.
+const KILLS: [(&str, usize); 7] = [
+    ("renameat", 1),
+    ("renameat", 2),
+    ("renameat", 4),
+    ("renameat", 8),
+    ("unlinkat", 1),
+    ("unlinkat", 2),
+    ("unlinkat", 4),
+];
+
+#[test]
+fn an_undo_that_is_killed_anywhere_goes_on_to_the_same_end() {
+    if !installed("strace", "strace") {
+        return;
+    }
+    let Some(node) = captured(rpm_root()) else { return };
+    let bare = lived_in(&node);
+    let was = Was::of(&bare);
+    bare.xsnap(&words(&["import", "latest", "--take-name"])).expect(0);
+    for (call, number) in KILLS {
+        let ran = bare.xsnap_until((call, number, ""), &["import", "--undo"]);
+        assert_eq!(ran.code, -1, "not killed at {call} {number}: {}\n{}", ran.text(), ran.complaint());
+    }
+    bare.xsnap(&["import", "--undo"]).expect(0);
+    is_as_it_was(&was, &bare);
+    let state = "systemctl is-active xcatd httpd; systemctl is-enabled xcatd httpd; true";
+    assert_eq!(bare.sh(state), "inactive\nactive\ndisabled\nenabled\n");
+}
+
 #[test]
 fn a_node_that_was_replaced_is_brought_back_with_its_tables() {
     let Some(node) = captured(rpm_root()) else { return };

@@ -246,15 +246,16 @@ impl Bare {
         start(&mut self.command(words))
     }
 
-    /// The binary, run in the root until its `number`-th call of `call` on a file, and killed there, before the kernel does
-    /// anything for that call.
+    /// The binary, run in the root until its first thread's `number`-th call of `call` on a file, or any thread's on whatever
+    /// file where none is named, and killed there, before the kernel does anything for that call.
     pub fn xsnap_until(&self, (call, number, path): (&str, usize, &str), words: &[&str]) -> Ran {
         if !self.at("/usr/bin/strace").exists() {
             lend(&self.root, &self.loader, "strace", "");
         }
         let (trace, inject) = (format!("trace={call}"), format!("inject={call}:signal=KILL:when={number}"));
         let mut command = self.enter();
-        command.args(["strace", "-qq", "-o", "/dev/null", "-P", path, "-e", &trace, "-e", &inject]);
+        command.args(["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject]);
+        command.args(if path.is_empty() { vec!["-f"] } else { vec!["-P", path] });
         finish(self.add(&mut command, words))
     }
 

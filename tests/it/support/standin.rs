@@ -187,8 +187,9 @@ impl Manager {
     fn perl_xcat(self) -> Package {
         let plain = |path: &str, text: &str| File::Plain(path.into(), text.into(), 0o644);
         let version = format!(
-            "package xCAT::Version;\n\nsub Version\n{{\n    return 'Version {VERSION} \
-             (git commit 0123456789abcdef, built Mon Nov 13 11:40:00 UTC 2023)';\n}}\n1;\n"
+            "package xCAT::Version;\n\nsub Version\n{{\n    my $version = shift;\n    if ($version eq 'short')\n    {{\n\
+             \x20       $version = ''    . '{VERSION}' ;\n    }}\n    else\n    {{\n\
+             \x20       $version = 'Version '    . '{VERSION}' . ' (git commit 0123456789abcdef)' ;\n    }}\n    return $version;\n}}\n1;\n"
         );
         let files = vec![
             plain("/opt/xcat/lib/perl/xCAT/Version.pm", &version),

@@ -139,8 +139,8 @@ show() {
 }
 
 code=0
-for unit in $units; do
-    unit=$(meant "$(file_of "$unit")")
+for asked in $units; do
+    unit=$(meant "$(file_of "$asked")")
     state=$(load_state "$unit")
     case "$verb" in
         start | restart | reload | try-restart | reload-or-restart)
@@ -153,6 +153,10 @@ for unit in $units; do
             [ "$state" = not-found ] && { echo "Failed to stop $unit: Unit $unit not loaded." >&2; code=5; continue; } ;;
         enable | disable)
             [ "$state" = not-found ] && { echo "Failed to $verb unit: Unit file $unit does not exist." >&2; code=1; continue; }
+            if [ "$verb" = enable ] && [ "$unit" != "$(file_of "$asked")" ]; then
+                echo "Failed to enable unit: Refusing to operate on alias name or linked unit file: $(file_of "$asked")" >&2
+                code=1; continue
+            fi
             [ "$verb $state" = "enable masked" ] && { echo "Failed to enable unit: Unit file $unit is masked." >&2; code=1; continue; } ;;
     esac
     case "$verb" in

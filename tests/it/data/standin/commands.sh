@@ -144,7 +144,7 @@ pgsqlsetup() {
 }
 
 lsxcatd() {
-    version=$(sed -n "s/.*'\(Version [^']*\)'.*/\1/p" "$ROOT/opt/xcat/lib/perl/xCAT/Version.pm")
+    version=$(sed -n "s/.*'Version ' *\. '\([^']*\)' \. '\([^']*\)'.*/Version \1\2/p" "$ROOT/opt/xcat/lib/perl/xCAT/Version.pm")
     case "$1" in
         -v | --version) need_daemon; echo "$version" ;;
         -t | --nodetype) [ -e "$ROOT/etc/xCATMN" ] && echo "This is a Management Node" || echo "This is a Service Node" ;;
@@ -230,12 +230,13 @@ makentp() {
 # The port is only listened on where a test asks for it: in most roots the network is that of the machine.
 listen() {
     [ -e "$ROOT/run/standin-listens" ] || return 0
+    port=$(site xcatdport)
     if command -v perl > /dev/null; then
         perl -MIO::Socket::INET -e '
-            my $port = IO::Socket::INET->new(LocalPort => 3001, Listen => 5, ReuseAddr => 1) or exit 1;
-            while (my $client = $port->accept) { close $client }' < /dev/null > /dev/null 2>&1 &
+            my $port = IO::Socket::INET->new(LocalPort => shift, Listen => 5, ReuseAddr => 1) or exit 1;
+            while (my $client = $port->accept) { close $client }' "${port:-3001}" < /dev/null > /dev/null 2>&1 &
     else
-        nc -ll -p 3001 -e /bin/true < /dev/null > /dev/null 2>&1 &
+        nc -ll -p "${port:-3001}" -e /bin/true < /dev/null > /dev/null 2>&1 &
     fi
     echo $! > "$RUNNING.port"
 }
