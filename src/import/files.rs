@@ -1,10 +1,10 @@
 //! The files of a snapshot put in their places: accounts first, then files, then what nodes fetch of the keys.
 
 use crate::{
-    archive::accounts::Directory,
+    archive::{accounts::Directory, filter::Patterns},
     error::{Error, Result},
     import::{
-        brought::{Brought, Choice, open_folder},
+        brought::{Brought, Choice, literal, open_folder},
         merged::{self, AccountFiles},
         placement::{BESIDE, Placement},
         target::Target,
@@ -20,6 +20,9 @@ use std::{
         unix::ffi::OsStrExt,
     },
 };
+
+/// Where services keep their state.
+const STATE: &[u8] = b"/var/";
 
 /// What a step told, and what of it could not be done.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -157,6 +160,12 @@ fn beside(
     let choice = Choice { owners: owners.clone(), ..Choice::default() };
     let is_folder = matches!(entry.node, Node::Folder { .. });
     if is_folder {
+        if path.starts_with(STATE) && !target.inside().exists(path) {
+            // Whoever makes it anew looks for its folder, which a package's script may have made long ago.
+            let exclude = Patterns::new([format!("{}/*", literal(path))])?;
+            let empty = Choice { only: Some(path.to_vec()), exclude, owners: owners.clone(), ..Choice::default() };
+            brought.place(&empty, target.root.as_fd(), threads, progress)?;
+        }
         std::fs::create_dir_all(&at).map_err(|e| Error::file("make", &at, e))?;
         let done = brought.unpack(path, &choice, open_folder(&at)?.as_fd(), threads, progress)?;
         return Ok(done.map(|done| done.problems));

@@ -189,8 +189,11 @@ pub fn install(request: &InstallRequest<'_>) -> Result<Vec<String>> {
         return Err(Error::file("install the packages with", manager.program(), why));
     }
     let count = supplied.packages.len();
-    let mut told =
-        vec![format!("{} installed {count} packages; what it said is in {}", manager.program(), at.display())];
+    let mut told = vec![format!(
+        "{} installed {count} packages that were named, and what they need; what it said is in {}",
+        manager.program(),
+        at.display()
+    )];
     told.extend(supplied.notes);
     Ok(told)
 }

@@ -11,11 +11,16 @@ use crate::{
         services::{answers, port_here, port_of, unit_like},
         target::Target,
     },
-    mn::{manifest::Manifest, tables::Tables, units::services},
+    mn::{manifest::Manifest, packages::installed, tables::Tables, units::services},
     progress::Progress,
 };
 use serde::Serialize;
-use std::{net::Ipv4Addr, os::fd::AsFd};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::Ipv4Addr,
+    os::fd::AsFd,
+    path::Path,
+};
 
 /// How many nodes are asked for by name.
 const SAMPLES: usize = 5;
@@ -94,7 +99,13 @@ pub fn running(target: &Target<'_>, manifest: &Manifest, tables: &Tables, asked:
         checks.push(match unit_like(&units, &words.name) {
             None => Check::new(what, false, "it is not installed"),
             Some(unit) => match unit.active {
-                Some(active) => Check::new(what, active, if active { "" } else { "it does not" }),
+                Some(false) => Check::new(what, false, format!("it does not: journalctl -u {}", unit.name)),
+                Some(true) if unit.restarts > 0 => {
+                    let died =
+                        format!("it died {} times since it was started: journalctl -u {}", unit.restarts, unit.name);
+                    Check::new(what, false, died)
+                }
+                Some(true) => Check::new(what, true, ""),
                 None => Check::unknown(what, "no systemd says"),
             },
         });
@@ -105,10 +116,23 @@ pub fn running(target: &Target<'_>, manifest: &Manifest, tables: &Tables, asked:
     checks.extend(names(target, manifest, tables));
     checks.extend(dhcp(target, manifest, tables));
     if target.inside().exists(b"/opt/xcat/bin/xcatprobe") {
-        let probe = target.run("xcatprobe", ["xcatmn"]);
-        checks.push(Check::new("xcatprobe xcatmn finds nothing", probe.is_ok(), probe.err().unwrap_or_default()));
+        let what = "xcatprobe xcatmn finds nothing";
+        checks.push(match target.run("xcatprobe", ["xcatmn"]) {
+            // It ends well whatever it has found.
+            Ok(outcome) => {
+                let found = failures(&String::from_utf8_lossy(&outcome.output));
+                Check::new(what, found.is_empty(), found.join("; "))
+            }
+            Err(why) => Check::new(what, false, why),
+        });
     }
     checks
+}
+
+/// What a probe says has failed: each line with its mark, and what it says below of why.
+fn failures(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim).filter(|line| line.contains("[FAIL]"));
+    lines.map(|line| line.replace("[FAIL]", "").trim().trim_start_matches(':').trim().to_owned()).collect()
 }
 
 /// Whether the daemon is the captured xCAT's, or a newer one's where that is wanted.
@@ -170,17 +194,33 @@ fn dhcp(target: &Target<'_>, manifest: &Manifest, tables: &Tables) -> Vec<Check>
     }
     let with_mac: std::collections::BTreeSet<String> =
         tables.enabled("mac").filter_map(|row| Some(row.text("node")?.into_owned())).collect();
-    const PLACES: [&[u8]; 5] = [
+    const PLACES: [&[u8]; 4] = [
         b"/var/lib/dhcpd/dhcpd.leases",
         b"/var/lib/dhcp/dhcpd.leases",
         b"/var/lib/dhcp/db/dhcpd.leases",
         b"/etc/kea/kea-dhcp4.conf",
-        b"/etc/dhcp/dhcpd.conf",
     ];
     let texts: Vec<Vec<u8>> = PLACES.iter().filter_map(|path| target.read(path).ok().flatten()).collect();
-    let knows = |word: &str| texts.iter().any(|text| text.windows(word.len()).any(|part| part == word.as_bytes()));
+    let words: HashSet<&[u8]> = texts.iter().flat_map(|text| text.split(|b| !is_of_a_name(*b))).collect();
     let samples = samples(tables).into_iter().filter(|(node, _)| with_mac.contains(node));
-    samples.map(|(node, _)| Check::new(format!("the DHCP server here knows {node}"), knows(&node), "")).collect()
+    samples
+        .map(|(node, _)| Check::new(format!("the DHCP server here knows {node}"), words.contains(node.as_bytes()), ""))
+        .collect()
+}
+
+fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
+/// Packages that were installed on the captured node and are not here. The distributor's own are in no snapshot, and whatever
+/// xCAT needs of them is here.
+pub fn absent(target: &Target<'_>, manifest: &Manifest) -> Vec<String> {
+    let here = installed(target.machine, Path::new("/nonexistent"));
+    let here: HashSet<&str> = here.packages.iter().map(|package| package.name.as_str()).collect();
+    let names = manifest.packages.installed.iter().filter_map(|words| words.package.split(' ').next());
+    let absent: BTreeSet<String> = names.filter(|name| !here.contains(name)).map(str::to_owned).collect();
+    // Nothing is known where the books cannot be read.
+    if here.is_empty() { Vec::new() } else { absent.into_iter().collect() }
 }
 
 /// What was left out of the snapshot and is not here, and how it is made again.
@@ -194,4 +234,17 @@ pub fn left_out(target: &Target<'_>, manifest: &Manifest) -> Vec<Again> {
             command: out.again.clone(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_probe_says_has_failed_is_told() {
+        let text = "[MN]: Checking all xCAT daemons are running...          [ OK ]\n\
+                    [MN]: Checking NTP service is configured...             [FAIL]\n[MN]: ntpq is not there\n";
+        assert_eq!(failures(text), ["[MN]: Checking NTP service is configured..."]);
+        assert!(failures("[MN]: Checking NTP service is configured... [ OK ]\n").is_empty());
+    }
 }

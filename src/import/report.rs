@@ -31,6 +31,8 @@ pub struct Report {
     pub proof: Vec<Check>,
     /// What was not captured, with the commands that make it again.
     pub again: Vec<Again>,
+    /// Names of packages that the captured node had and this machine has not: nothing of xCAT's needs them.
+    pub absent: Vec<String>,
     /// The import was stopped by a step that failed.
     pub stopped: bool,
     /// How long it took, in milliseconds.

@@ -464,6 +464,7 @@ impl<'a> Import<'a> {
             report.proof.extend(proof::running(self.target, manifest, &self.tables, self.asked));
         }
         report.again = proof::left_out(self.target, manifest);
+        report.absent = proof::absent(self.target, manifest);
         let failed = report.proof.iter().filter(|check| check.holds == Some(false));
         let failed: Vec<String> = failed.map(|check| format!("{}: {}", check.what, check.found)).collect();
         Ok(Told { done: vec![format!("{} checks", report.proof.len())], failed, ..Told::default() })

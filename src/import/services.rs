@@ -93,7 +93,7 @@ pub fn stop(target: &Target<'_>) -> Result<Vec<String>, String> {
     for name in STOPPED {
         let Some(unit) = unit_like(&units, name) else { continue };
         if unit.active != Some(false) {
-            target.run("systemctl", ["stop", &unit.name])?;
+            systemctl(target, "stop", &unit.name)?;
             told.push(format!("stopped {}", unit.name));
         }
     }
@@ -116,9 +116,17 @@ pub fn start(target: &Target<'_>, name: &str, captured: &[UnitWords]) -> Result<
     let units = services(target.machine).units;
     let unit = unit_like(&units, name).map_or(name, |unit| unit.name.as_str()).to_owned();
     let mut told = enable_as_captured(target, &unit, name, captured)?;
-    target.run("systemctl", ["restart", &unit])?;
+    systemctl(target, "restart", &unit)?;
     told.push(format!("started {unit}"));
     Ok(told)
+}
+
+/// Has systemd do something with a unit.
+///
+/// # Errors
+/// A line for people, which names both.
+pub fn systemctl(target: &Target<'_>, verb: &str, unit: &str) -> Result<(), String> {
+    target.run("systemctl", [verb, unit]).map(drop).map_err(|why| format!("{verb} {unit}: {why}"))
 }
 
 fn enable_as_captured(
@@ -133,7 +141,7 @@ fn enable_as_captured(
         Some("disabled") => "disable",
         _ => return Ok(Vec::new()),
     };
-    target.run("systemctl", [word, unit])?;
+    systemctl(target, word, unit)?;
     Ok(vec![format!("{word}d {unit}")])
 }
 
@@ -166,8 +174,8 @@ pub fn settle(target: &Target<'_>, captured: &[UnitWords]) -> (Vec<String>, Vec<
             None => ("restart", words.enabled == "enabled"),
         };
         if is_wanted {
-            match target.run("systemctl", [verb, &unit.name]) {
-                Ok(_) => told.push(format!("{verb}: {}", unit.name)),
+            match systemctl(target, verb, &unit.name) {
+                Ok(()) => told.push(format!("{verb}: {}", unit.name)),
                 Err(why) => failed.push(why),
             }
         }
@@ -216,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_service_is_found_by_any_of_its_names() {
-        let unit = |name: &str| Unit { name: name.into(), enabled: "enabled".into(), active: None };
+        let unit = |name: &str| Unit { name: name.into(), enabled: "enabled".into(), active: None, restarts: 0 };
         let units = [unit("bind9"), unit("apache2"), unit("chronyd")];
         assert_eq!(unit_like(&units, "named").map(|u| u.name.as_str()), Some("bind9"));
         assert_eq!(unit_like(&units, "chronyd").map(|u| u.name.as_str()), Some("chronyd"));

@@ -17,7 +17,7 @@ use crate::{
         restore::restore,
     },
     error::{Error, Result},
-    import::{asked::Asked, placed::put, placement::DATABASE_SERVER, target::Target},
+    import::{asked::Asked, placed::put, placement::DATABASE_SERVER, services::systemctl, target::Target},
     mn::{
         dpkg::folder_of,
         identity,
@@ -390,6 +390,11 @@ fn take_away(
     let is_added = |change: &Change| matches!(change, Change::Added | Change::Renamed { .. });
     let added = found.differences.into_iter().filter(|one| is_added(&one.change) && !one.perhaps);
     let added = added.map(|one| one.path).filter(|path| !ACCOUNTS.contains(&path.as_slice()));
+    // A folder of another's than root's is a service's, which its package's script made, and its package stays.
+    let is_a_services = |path: &Vec<u8>| {
+        target.live(path).symlink_metadata().is_ok_and(|at| at.is_dir() && (at.uid(), at.gid()) != (0, 0))
+    };
+    let added = added.filter(|path| !is_a_services(path));
     let added: BTreeSet<Vec<u8>> = added.chain(above.iter().cloned()).collect();
     let owned = match owned(target, &added) {
         Ok(owned) => owned,
@@ -455,8 +460,8 @@ fn settle(target: &Target<'_>, notes: &Notes, undone: &mut Undone) {
             _ => {}
         }
         for word in words {
-            match target.run("systemctl", [word, &unit.name]) {
-                Ok(_) => undone.told.push(format!("{word}: {}", unit.name)),
+            match systemctl(target, word, &unit.name) {
+                Ok(()) => undone.told.push(format!("{word}: {}", unit.name)),
                 Err(why) => undone.failed.push(why),
             }
         }

@@ -93,7 +93,7 @@ impl Outcome {
         self.code == Some(0)
     }
 
-    /// How it ended, and the last line of what it complained, for people.
+    /// How it ended, and the first line and the last of what it complained, for people.
     pub fn why(&self) -> String {
         let end = match (self.timed_out, self.code, self.signal) {
             (true, ..) => "it did not end in time".to_owned(),
@@ -101,9 +101,11 @@ impl Outcome {
             (_, _, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
         };
         let complaints = String::from_utf8_lossy(&self.complaints);
-        match complaints.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
-            Some(line) => format!("{end}: {line}"),
-            None => end,
+        let mut lines = complaints.lines().map(str::trim).filter(|line| !line.is_empty());
+        match (lines.next(), lines.next_back()) {
+            (Some(first), Some(last)) => format!("{end}: {first} … {last}"),
+            (Some(line), None) => format!("{end}: {line}"),
+            _ => end,
         }
     }
 }

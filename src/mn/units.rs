@@ -63,6 +63,9 @@ const UNIT_FOLDERS: [&[u8]; 3] = [b"/etc/systemd/system", b"/usr/lib/systemd/sys
 const RUN_LEVELS: [&[u8]; 3] = [b"/etc/rc2.d", b"/etc/rc3.d", b"/etc/rc5.d"];
 const RUN_LEVELS_OF_RC_D: [&[u8]; 2] = [b"/etc/rc.d/rc3.d", b"/etc/rc.d/rc5.d"];
 
+/// What systemd is asked of each.
+const PROPERTIES: &str = "--property=Id,LoadState,UnitFileState,ActiveState,SubState,NRestarts";
+
 /// A service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
@@ -72,6 +75,8 @@ pub struct Unit {
     pub enabled: String,
     /// Whether it runs; nothing where that cannot be known.
     pub active: Option<bool>,
+    /// How often it has died and was started again by systemd, since somebody has started it last.
+    pub restarts: u32,
 }
 
 /// The services of a machine, and what guards it.
@@ -96,10 +101,17 @@ pub fn services(machine: &Machine<'_>) -> Services {
     let mut names = NAMES.to_vec();
     names.sort_unstable();
     let told = machine.own_programs().and_then(|programs| {
-        let properties = ["show", "--property=Id,LoadState,UnitFileState,ActiveState"].map(str::to_owned);
+        let properties = ["show", PROPERTIES].map(str::to_owned);
         let arguments = properties.into_iter().chain(names.iter().map(|name| format!("{name}.service")));
         let outcome = programs.run(Order::new("systemctl", arguments)).ok()?;
-        let units = told_units(&String::from_utf8_lossy(&outcome.output));
+        let mut units = told_units(&String::from_utf8_lossy(&outcome.output));
+        // A script of SysV's has a unit made for it, which does not say whether it starts at boot.
+        for unit in units.iter_mut().filter(|unit| unit.enabled == "generated") {
+            let told = programs.run(Order::new("systemctl", ["is-enabled", &format!("{}.service", unit.name)])).ok()?;
+            let told = String::from_utf8_lossy(&told.output).into_owned();
+            let word = told.lines().map(str::trim).find(|line| matches!(*line, "enabled" | "disabled"));
+            word.into_iter().for_each(|word| unit.enabled = word.to_owned());
+        }
         (outcome.is_good() && !units.is_empty()).then_some(units)
     });
     // Without a systemd that runs, what is started at boot is in the files all the same.
@@ -125,7 +137,13 @@ fn told_units(text: &str) -> Vec<Unit> {
         is_there.then(|| Unit {
             name: value("Id").trim_end_matches(".service").to_owned(),
             enabled: enabled.to_owned(),
-            active: Some(matches!(value("ActiveState"), "active" | "reloading" | "activating")),
+            active: Some(match value("ActiveState") {
+                "active" | "reloading" => true,
+                // It has died, and will be started again.
+                "activating" => value("SubState") != "auto-restart",
+                _ => false,
+            }),
+            restarts: value("NRestarts").parse().unwrap_or_default(),
         })
     });
     units.collect()
@@ -145,7 +163,8 @@ fn unit_of_files(inside: &Inside, name: &str) -> Option<Unit> {
             file = real.to_vec();
         }
     }
-    let unit = |enabled: &str| Some(Unit { name: own_name.clone(), enabled: enabled.to_owned(), active: None });
+    let unit =
+        |enabled: &str| Some(Unit { name: own_name.clone(), enabled: enabled.to_owned(), active: None, restarts: 0 });
     if inside.follow(&in_folder(WANTS, &file)).path == b"/dev/null" {
         return unit("masked");
     }
@@ -198,6 +217,10 @@ mod tests {
         let units = each_once(told_units(text));
         let shown: Vec<_> = units.iter().map(|u| (u.name.as_str(), u.enabled.as_str(), u.active)).collect();
         assert_eq!(shown, [("named", "enabled", Some(false)), ("xcatd", "enabled", Some(true))]);
+        let dying = "Id=named.service\nLoadState=loaded\nActiveState=activating\nSubState=auto-restart\nNRestarts=3\n";
+        assert_eq!((told_units(dying)[0].active, told_units(dying)[0].restarts), (Some(false), 3));
+        let slow = "Id=mariadb.service\nLoadState=loaded\nActiveState=activating\nSubState=start\nNRestarts=0\n";
+        assert_eq!((told_units(slow)[0].active, told_units(slow)[0].restarts), (Some(true), 0));
     }
 
     #[test]

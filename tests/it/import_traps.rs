@@ -17,7 +17,14 @@ use crate::{
     },
 };
 use rusqlite::Connection;
-use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 use xsnap::mn::host::{Order, Programs};
 
 /// Configuration of services, by which names and addresses of nodes are served.
@@ -33,6 +40,7 @@ const SERVED: [&str; 5] = [
 fn serving() -> Option<Inner> {
     let node = Inner::new(rpm_root()?);
     have_servers(&node.root);
+    fs::set_permissions(node.root.at("/var/named"), fs::Permissions::from_mode(0o770)).unwrap();
     node.sql("hosts", "INSERT INTO hosts (node, ip) VALUES ('cn1', '10.99.1.1'), ('cn2', '10.99.1.2')");
     node.sql("mac", "INSERT INTO mac (node, mac) VALUES ('cn1', '42:00:00:00:00:01'), ('cn2', '42:00:00:00:00:02')");
     for command in [&["makehosts"][..], &["makedns", "-n"], &["makedhcp", "-n"], &["makedhcp", "-a"]] {
@@ -76,9 +84,13 @@ fn what_the_naive_way_loses_an_import_brings_back() {
     loses_what_is_served(&node, &naive);
     drop(naive);
 
+    // What a package's script has made once, and an undo has taken away since.
     let made_anew = bare(&node);
+    fs::remove_dir(made_anew.at("/var/named")).unwrap();
     made_anew.xsnap(&words(&["import", "latest"])).expect(0);
     is_whole(&node, &made_anew);
+    let mode = |root: &Root| fs::metadata(root.at("/var/named")).unwrap().permissions().mode();
+    assert_eq!((mode(&made_anew.root), mode(&node.root)), (0o40770, 0o40770));
     let jnl = "db.standin.test.jnl";
     let served = [made_anew.text(SERVED[2]), made_anew.text(SERVED[4])];
     assert!(served.iter().all(|text| text.contains("cn1") && text.contains("10.99.1.1")), "{served:?}");

@@ -35,8 +35,9 @@ const OF_MANAGERS: [&str; 9] = [
     // dnf notes in their attributes that it has proved the distributor's packages.
     "srv/distributor",
 ];
-/// Accounts, which packages make, with their homes.
-const OF_ACCOUNTS: [&str; 5] = ["etc/group", "etc/gshadow", "etc/passwd", "etc/shadow", "home/conserver"];
+/// Accounts, which packages make, with their homes and with what their services keep.
+const OF_ACCOUNTS: [&str; 6] =
+    ["etc/group", "etc/gshadow", "etc/passwd", "etc/shadow", "home/conserver", "var/lib/conserver"];
 
 /// The files of a machine at one time.
 struct Was {
@@ -104,6 +105,7 @@ fn is_as_it_was(was: &Was, bare: &Bare) {
     };
     let found: Vec<String> = was.differing(bare).iter().filter(|d| !may_differ(d)).map(shown).collect();
     assert!(found.is_empty(), "{found:#?}");
+    assert!(bare.at("/var/lib/conserver").is_dir(), "the package stays, and needs it");
     for path in ["/etc/passwd", "/etc/group"] {
         let before = fs::read_to_string(was.dir.path().join("root").join(&path[1..])).unwrap();
         let added = bare.text(path).strip_prefix(&before).map(str::to_owned);

@@ -1,7 +1,7 @@
 //! import: this machine becomes the captured management node, and back.
 
 use crate::cli::{
-    render::clean,
+    render::{clean, count},
     session::{Session, now, shown},
     words::import::Import as Words,
 };
@@ -37,6 +37,8 @@ const STOPPED: u8 = 1;
 /// Something does not hold.
 const INCOMPLETE: u8 = 3;
 
+/// How many names are told to people.
+const MAX_NAMES: usize = 12;
 /// Where tables and packages are put down for as long as an import runs.
 const STAGE: &[u8] = b"/var/tmp";
 
@@ -233,12 +235,22 @@ fn tell(session: &Session<'_>, report: &Report, target: &Target<'_>, root: Optio
             screen.say(&format!("    {} ({why}): {}", clean(path.as_bytes()), clean(command.as_bytes())))?;
         }
     }
+    if !report.absent.is_empty() {
+        let first = report.absent.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if report.absent.len() > MAX_NAMES { ", …; report.json has all" } else { "" };
+        let what = count(report.absent.len() as u64, "package");
+        screen.say(&format!(
+            "{what} of the distribution that the captured node had and xCAT does not need are not installed here: {}{more}",
+            clean(first.as_bytes())
+        ))?;
+    }
     let seconds = |milliseconds: u64| milliseconds.div_ceil(1000);
     let own = report.milliseconds.saturating_sub(report.others_milliseconds);
     screen.say(&format!(
-        "{} s, of which {} s for xsnap itself and {} s for the package manager, xCAT's commands and services",
+        "{} s, of which {} s ({} %) for xsnap itself and {} s for the package manager, xCAT's commands and services",
         seconds(report.milliseconds),
         seconds(own),
+        own.saturating_mul(100) / report.milliseconds.max(1),
         seconds(report.others_milliseconds)
     ))?;
     let at = target.live(OWN).join("report.json");

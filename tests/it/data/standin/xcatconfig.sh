@@ -117,6 +117,8 @@ install_node() {
     mkdir -p "$CONFIG"
     for table in $(tables); do make_table "$table"; done
     add_user conserver 990 /home/conserver
+    # As the scripts of services do: no package owns it.
+    mkdir -p "$ROOT/var/lib/conserver" && chown 990:990 "$ROOT/var/lib/conserver"
     [ -f "$CONFIG/ca/private/ca-key.pem" ] || make_authority
     [ -f "$CONFIG/cert/server-cert.pem" ] || make_server_cert
     [ -f "$ROOT/root/.ssh/id_rsa" ] || make_root_keys
