@@ -90,7 +90,8 @@ impl Asked {
         if self.skip_db && matches!(step, Step::Engine | Step::Database) {
             return Some("--skip-db".into());
         }
-        if self.configs == Configs::Restore && (Step::Hosts..=Step::Time).contains(&step) {
+        // The image that discovers nodes is no configuration, and in no snapshot unless that was asked for.
+        if self.configs == Configs::Restore && (Step::Hosts..=Step::Time).contains(&step) && step != Step::Genesis {
             return Some("--configs restore: the captured configuration is put back".into());
         }
         None

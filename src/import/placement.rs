@@ -146,10 +146,13 @@ impl Placement {
 }
 
 /// What services and xCAT's own commands write into once they run: it is no longer what was put there.
-const ALIVE: [&str; 18] = [
+const ALIVE: [&str; 21] = [
     "/var/lib/dhcpd",
     "/var/lib/dhcp",
     "/var/lib/kea",
+    "/var/named",
+    "/var/lib/named",
+    "/var/lib/bind",
     "/var/lib/goconserver",
     "/var/lib/xcat",
     "/root/.ssh/known_hosts",

@@ -19,6 +19,9 @@ pub enum Needed {
     No(String),
 }
 
+/// An image of fewer bytes holds nothing but what archives end with.
+const IMAGE_BYTES: i64 = 4096;
+
 /// The commands of a step.
 pub fn commands(step: Step, manifest: &Manifest, tables: &Tables) -> Needed {
     let one = |words: &[&str]| Needed::Commands(vec![words.iter().map(|word| (*word).to_owned()).collect()]);
@@ -64,13 +67,36 @@ pub fn run(target: &Target<'_>, step: Step, manifest: &Manifest, tables: &Tables
             for words in commands {
                 let Some((program, arguments)) = words.split_first() else { continue };
                 match target.run(program, arguments) {
-                    Ok(_) => told.done.push(shown(&words)),
+                    Ok(_) => match empty_image(target, step, tables, arguments) {
+                        Some(why) => told.failed.push(format!("{}: {why}", shown(&words))),
+                        None => told.done.push(shown(&words)),
+                    },
                     Err(why) => told.failed.push(format!("{}: {why}", shown(&words))),
                 }
             }
         }
     }
     told
+}
+
+/// What is wrong with the image that mknb has made for an architecture: it ends well without the programs that it needs.
+fn empty_image(target: &Target<'_>, step: Step, tables: &Tables, arguments: &[String]) -> Option<String> {
+    let arch = arguments.first().filter(|_| step == Step::Genesis)?;
+    let tftpdir = tables.site("tftpdir").unwrap_or_else(|| "/tftpboot".into());
+    let folder = format!("{}/xcat", tftpdir.trim_end_matches('/'));
+    let start = format!("genesis.fs.{arch}.");
+    let names = target.inside().names(folder.as_bytes()).unwrap_or_default();
+    let paths = names.iter().filter(|name| name.starts_with(start.as_bytes()));
+    let sizes = paths.filter_map(|name| {
+        let path = [folder.as_bytes(), b"/", name].concat();
+        target.inside().stat(&path).ok().map(|stat| stat.st_size)
+    });
+    let bytes = sizes.max()?;
+    (bytes < IMAGE_BYTES).then(|| {
+        format!(
+            "it made an empty image ({bytes} bytes in {folder}/{start}*): see whether cpio and xz or lzma are installed"
+        )
+    })
 }
 
 /// Starts xCAT's daemon, and waits until it answers.

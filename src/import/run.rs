@@ -330,7 +330,7 @@ impl<'a> Import<'a> {
             Step::Verify => self.verify(),
             Step::Stop => {
                 let mut told = match self.asked.offline {
-                    true => done(vec!["nothing runs in a system that has not booted".into()]),
+                    true => in_words(services::end_all(target)),
                     false => in_words(services::stop(target)),
                 };
                 if self.asked.no_start {

@@ -11,8 +11,11 @@ use crate::{
     },
 };
 use rusqlite::{Connection, OpenFlags};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     net::{SocketAddr, TcpStream},
+    os::unix::fs::MetadataExt,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -54,6 +57,8 @@ const XCAT_PORT: u16 = 3001;
 const SITE: &[u8] = b"/etc/xcat/site.sqlite";
 /// How long a daemon may take to let go of its port, or to answer.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a process may take to end that was asked to.
+const GRACE: Duration = Duration::from_secs(10);
 const NAP: Duration = Duration::from_millis(100);
 
 /// The unit of this machine that is what another machine calls `name`.
@@ -106,6 +111,58 @@ pub fn stop(target: &Target<'_>) -> Result<Vec<String>, String> {
         ));
     }
     Ok(told)
+}
+
+/// Ends what runs in a system that has not booted: scripts of packages start daemons there, which would hold its disk and its
+/// ports. Whoever is in it at a terminal is left alone.
+///
+/// # Errors
+/// A line for people that names what still runs.
+pub fn end_all(target: &Target<'_>) -> Result<Vec<String>, String> {
+    let found = daemons_of(target);
+    if found.is_empty() {
+        return Ok(vec!["nothing runs in a system that has not booted".into()]);
+    }
+    for signal in [Signal::TERM, Signal::KILL] {
+        for (pid, _) in daemons_of(target) {
+            // It may have ended just now.
+            let _ = kill_process(pid, signal);
+        }
+        let began = Instant::now();
+        while !daemons_of(target).is_empty() && began.elapsed() < GRACE {
+            std::thread::sleep(NAP);
+        }
+    }
+    let names = |daemons: Vec<(Pid, String)>| daemons.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(", ");
+    let left = daemons_of(target);
+    if !left.is_empty() {
+        return Err(format!("what packages have started there does not end: {}", names(left)));
+    }
+    Ok(vec![format!("ended what packages had started there: {}", names(found))])
+}
+
+/// Processes whose root is the target's, unless that is everybody's, and that have no terminal.
+fn daemons_of(target: &Target<'_>) -> Vec<(Pid, String)> {
+    let id = |path: &Path| path.metadata().map(|at| (at.dev(), at.ino())).ok();
+    let root = id(&target.live(b"/"));
+    // The numbers of processes are those of another namespace where /proc is.
+    let is_own = std::fs::read_link("/proc/self").is_ok_and(|own| own == Path::new(&std::process::id().to_string()));
+    if !is_own || root.is_none() || root == id(Path::new("/")) {
+        return Vec::new();
+    }
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let daemons = entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        // `1234 (name) S parent group session terminal …`
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let name = stat.split_once('(')?.1.rsplit_once(')')?.0.to_owned();
+        let mut words = rest.split_whitespace();
+        let is_dead = words.next() == Some("Z");
+        let is_daemon = words.nth(3) == Some("0") && !is_dead;
+        (is_daemon && id(&entry.path().join("root")) == root).then_some((pid, name))
+    });
+    daemons.collect()
 }
 
 /// Starts a service, and enables it as the captured one was.

@@ -99,6 +99,8 @@ const OF_SETUP: [&str; 4] = ["/root/.ssh", "/root/.xcat", "/home/conserver/.xcat
 /// Parts that are large on a management node, whose setup is done: of these only what the import takes is kept.
 const LARGE: [&str; 2] = ["install", "tftp"];
 const NOTES: &str = "notes.json";
+/// Where packages that stay have the folders and the state that their scripts made.
+const KEPT_BY_SCRIPTS: &[u8] = b"/var/lib/";
 /// Where rpm's books would be copied to: the machine's own programs read them, and nothing is copied.
 const NOWHERE: &str = "/nonexistent";
 
@@ -390,11 +392,8 @@ fn take_away(
     let is_added = |change: &Change| matches!(change, Change::Added | Change::Renamed { .. });
     let added = found.differences.into_iter().filter(|one| is_added(&one.change) && !one.perhaps);
     let added = added.map(|one| one.path).filter(|path| !ACCOUNTS.contains(&path.as_slice()));
-    // A folder of another's than root's is a service's, which its package's script made, and its package stays.
-    let is_a_services = |path: &Vec<u8>| {
-        target.live(path).symlink_metadata().is_ok_and(|at| at.is_dir() && (at.uid(), at.gid()) != (0, 0))
-    };
-    let added = added.filter(|path| !is_a_services(path));
+    // What scripts of packages keep for themselves stays with the packages: without it some do not start again.
+    let added = added.filter(|path| !path.starts_with(KEPT_BY_SCRIPTS));
     let added: BTreeSet<Vec<u8>> = added.chain(above.iter().cloned()).collect();
     let owned = match owned(target, &added) {
         Ok(owned) => owned,

@@ -317,11 +317,22 @@ impl Rules<'_> {
                 }
                 match self.conflict(&followed.path, false) {
                     Some(why) => kept.push(Kept { path: followed.path, why: format!("{}: {why}", rule.why) }),
-                    None => self.leave_out((&rule.class, followed.path), rule.why.clone(), &rule.again, out),
+                    None => {
+                        let again = rule.again.replace("ARCH", arch_of(&followed.path).unwrap_or("ARCH"));
+                        self.leave_out((&rule.class, followed.path), rule.why.clone(), &again, out);
+                    }
                 }
             }
         }
     }
+}
+
+/// The architecture that is in the name of a file, if one is: `genesis.fs.x86_64.gz`.
+fn arch_of(path: &[u8]) -> Option<&'static str> {
+    const ARCHS: [&str; 5] = ["x86_64", "ppc64", "ppc64le", "aarch64", "x86"];
+    let name = path.rsplit(|b| *b == b'/').next()?;
+    let has = |arch: &&str| name.split(|b| *b == b'.').any(|word| word == arch.as_bytes());
+    ARCHS.into_iter().find(has)
 }
 
 /// The command that copies a distribution again. Without `-o` it rewrites the images that were just restored.

@@ -31,8 +31,12 @@ fn becomes_at_its_boot(node: &Inner) {
     fs::write(bare.at("/etc/passwd"), passwd).unwrap();
     let (root, stick) = (bare.root.path().to_str().unwrap(), bare.at("/media/usb"));
     let import = ["import", "latest", "--repo", stick.to_str().unwrap(), "--root", root];
+    // A daemon that a script of a package has started there.
+    let mut daemon = bare.daemon();
     let ran = bare.xsnap_beside(&import).expect(0);
     assert!(ran.text().contains("--from start"), "{}", ran.text());
+    assert!(ran.text().contains("ended what packages had started there: "), "{}", ran.text());
+    assert!(!daemon.wait().unwrap().success(), "it runs on");
     assert_eq!(rows(&bare.root), rows(&node.root));
     for key in KEYS {
         assert_eq!(fs::read(bare.at(key)).unwrap(), fs::read(node.root.at(key)).unwrap(), "{key}");

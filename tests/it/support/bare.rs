@@ -211,8 +211,16 @@ impl Bare {
     pub fn xsnap_beside(&self, words: &[&str]) -> Ran {
         let mut command = Command::new("nsenter");
         let way = self.programs().way();
-        command.args(way.iter().take_while(|word| *word != "chroot")).arg(env!("CARGO_BIN_EXE_xsnap")).args(words);
+        command.args(way.iter().take_while(|word| *word != "chroot"));
+        // The processes that are seen are those of its own.
+        command.args(["sh", "-c", "mount -t proc proc /proc && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_xsnap")]);
+        command.args(words);
         finish(command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("HOME", "/root").stdin(Stdio::null()))
+    }
+
+    /// A daemon whose root is the machine's, as scripts of packages start one.
+    pub fn daemon(&self) -> Child {
+        self.enter().args(["setsid", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap()
     }
 
     /// The binary, run in the root to its end.

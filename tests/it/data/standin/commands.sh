@@ -212,7 +212,7 @@ mknb() {
         base="$ROOT/opt/xcat/share/xcat/netboot/genesis/$1/kernel"
         [ -f "$base" ] || { echo "Error: no genesis base for $1" >&2; exit 1; }
         cp "$base" "$tftp/genesis.kernel.$1"
-        { cat "$base"; cat "$ROOT/root/.ssh/id_rsa.pub"; } > "$tftp/genesis.fs.$1.gz"
+        { cat "$base"; cat "$ROOT/root/.ssh/id_rsa.pub"; head -c 8192 /dev/zero; } > "$tftp/genesis.fs.$1.gz"
     }
     echo "next-server $(site master)" > "$tftp/xnba/nets/$1"
 }
