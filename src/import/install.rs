@@ -163,7 +163,7 @@ pub fn simulate(request: &InstallRequest<'_>) -> Result<Option<String>> {
     let outcome = call(request, manager, &view, &supplied, true, &mut io::sink())?;
     Ok((!manager.is_good(&outcome, true)).then(|| {
         let words: Vec<String> = supplied.packages.iter().map(|package| manager.word(package)).collect();
-        format!("{} would not install {}: {}", manager.program(), words.join(" "), said(&outcome))
+        format!("{} would not install: {} (asked for {})", manager.program(), said(&outcome), words.join(" "))
     }))
 }
 
