@@ -156,10 +156,12 @@ fn samples(tables: &Tables) -> Vec<(String, Ipv4Addr)> {
         .enabled("hosts")
         .filter_map(|row| Some((row.text("node")?.into_owned(), row.text("ip")?.parse().ok()?)))
         .collect();
-    let known: std::collections::BTreeSet<String> = nodes(tables).into_iter().collect();
+    let known: BTreeSet<String> = nodes(tables).into_iter().collect();
     let addresses: Vec<_> = addresses.into_iter().filter(|(node, _)| known.contains(node)).collect();
-    let step = (addresses.len() / SAMPLES).max(1);
-    addresses.into_iter().step_by(step).take(SAMPLES).collect()
+    let last = addresses.len().saturating_sub(1);
+    let wanted: BTreeSet<usize> = (0..SAMPLES).map(|sample| sample * last / (SAMPLES - 1)).collect();
+    let is_wanted = |(at, address)| wanted.contains(&at).then_some(address);
+    addresses.into_iter().enumerate().filter_map(is_wanted).collect()
 }
 
 /// Whether this host's name server knows nodes.
@@ -192,7 +194,7 @@ fn dhcp(target: &Target<'_>, manifest: &Manifest, tables: &Tables) -> Vec<Check>
     if !had {
         return Vec::new();
     }
-    let with_mac: std::collections::BTreeSet<String> =
+    let with_mac: BTreeSet<String> =
         tables.enabled("mac").filter_map(|row| Some(row.text("node")?.into_owned())).collect();
     const PLACES: [&[u8]; 4] = [
         b"/var/lib/dhcpd/dhcpd.leases",
@@ -200,16 +202,34 @@ fn dhcp(target: &Target<'_>, manifest: &Manifest, tables: &Tables) -> Vec<Check>
         b"/var/lib/dhcp/db/dhcpd.leases",
         b"/etc/kea/kea-dhcp4.conf",
     ];
-    let texts: Vec<Vec<u8>> = PLACES.iter().filter_map(|path| target.read(path).ok().flatten()).collect();
-    let words: HashSet<&[u8]> = texts.iter().flat_map(|text| text.split(|b| !is_of_a_name(*b))).collect();
+    let texts = PLACES.iter().filter_map(|path| target.read(path).ok().flatten());
+    let texts: Vec<String> = texts.map(|text| String::from_utf8_lossy(&text).into_owned()).collect();
+    let known: HashSet<&str> = texts.iter().flat_map(|text| known_hosts(text)).collect();
     let samples = samples(tables).into_iter().filter(|(node, _)| with_mac.contains(node));
     samples
-        .map(|(node, _)| Check::new(format!("the DHCP server here knows {node}"), words.contains(node.as_bytes()), ""))
+        .map(|(node, _)| Check::new(format!("the DHCP server here knows {node}"), known.contains(node.as_str()), ""))
         .collect()
 }
 
-fn is_of_a_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+/// The hosts that leases of ISC dhcpd or reservations of Kea have. In leases the last that is said of a host counts, which
+/// may be that it was deleted.
+fn known_hosts(text: &str) -> HashSet<&str> {
+    let reserved = text.split("\"hostname\"").skip(1);
+    let names = reserved
+        .filter_map(|rest| rest.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?.split('"').next());
+    let mut known: HashSet<&str> = names.collect();
+    let mut host = None;
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("host ").and_then(|rest| rest.split([' ', '{']).next()) {
+            known.insert(name);
+            host = Some(name);
+        } else if line == "}" {
+            host = None;
+        } else if line == "deleted;" {
+            host.map(|name| known.remove(name));
+        }
+    }
+    known
 }
 
 /// Packages that were installed on the captured node and are not here. The distributor's own are in no snapshot, and whatever
@@ -239,6 +259,15 @@ pub fn left_out(target: &Target<'_>, manifest: &Manifest) -> Vec<Again> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_that_a_dhcp_server_was_told_to_forget_are_not_known() {
+        let leases = "host n1 {\n  dynamic;\n  hardware ethernet 42:00:00:00:00:01;\n}\nhost n10 {\n  dynamic;\n}\n\
+                      host n1 {\n  dynamic;\n  deleted;\n}\nhost n2 {\n  deleted;\n}\nhost n2 {\n  dynamic;\n}\n";
+        assert_eq!(known_hosts(leases), HashSet::from(["n10", "n2"]));
+        let kea = "{ \"reservations\": [\n  {\n    \"hostname\" : \"n3\",\n    \"ip-address\": \"10.99.1.3\"\n  } ] }";
+        assert_eq!(known_hosts(kea), HashSet::from(["n3"]));
+    }
 
     #[test]
     fn what_a_probe_says_has_failed_is_told() {

@@ -271,7 +271,7 @@ fn the_naive_way_loses_what_this_one_brings_back() {
     let standin = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data/standin");
     let to = other.root().join("opt/xcat/lib/standin");
     fs::create_dir_all(&to).unwrap();
-    for name in ["common.sh", "tables.txt"] {
+    for name in ["common.sh", "servers.sh", "tables.txt"] {
         fs::copy(standin.join(name), to.join(name)).unwrap();
     }
     let naive = to.join("tabrestore");

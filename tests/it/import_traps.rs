@@ -229,7 +229,7 @@ fn a_cfgloc_that_is_there_keeps_xcats_setup_from_making_a_database_and_no_import
         let commands = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data/standin");
         let to = node.root().join("opt/xcat/lib/standin");
         fs::create_dir_all(&to).unwrap();
-        for name in ["common.sh", "tables.txt"] {
+        for name in ["common.sh", "servers.sh", "tables.txt"] {
             fs::copy(commands.join(name), to.join(name)).unwrap();
         }
         let setup = to.join("pgsqlsetup");

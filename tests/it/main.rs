@@ -61,6 +61,8 @@ mod import_load_served;
 
 mod import_served;
 
+mod import_names;
+
 mod hostile;
 
 mod hostile_bytes;
@@ -228,6 +230,8 @@ mod support {
     pub mod inner;
 
     pub mod bare;
+
+    pub mod names;
 
     pub mod import_plan;
 

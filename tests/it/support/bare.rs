@@ -126,7 +126,8 @@ impl Bare {
         bare.expect("whoever could make the captured node can make this one")
     }
 
-    fn new(root: Root, usb: &Path) -> Self {
+    /// Any root, with a stick.
+    pub fn new(root: Root, usb: &Path) -> Self {
         // apt reads as a user of its own.
         fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).unwrap();
         for folder in [TOOLS, USB, "/proc", "/sys", "/dev", "/run", "/var/tmp", "/var/log"] {
@@ -401,6 +402,11 @@ impl Programs for Entered {
 /// Debian without SQLite, which the distributor offers.
 fn make_bare_debian(root: &Path) {
     make_debian(root);
+    strip_debian(root);
+}
+
+/// Takes SQLite from a Debian, and has the distributor offer it.
+pub fn strip_debian(root: &Path) {
     name(root);
     let lists = root.join("var/lib/apt/lists");
     fs::remove_dir_all(&lists).unwrap();

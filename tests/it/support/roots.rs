@@ -187,6 +187,11 @@ fn bootstrap(root: &Path) {
 
 fn make_apt_root(root: &Path) {
     make_debian(root);
+    add_standin(root);
+}
+
+/// Installs the stand-in in a Debian, from repositories in it.
+pub fn add_standin(root: &Path) {
     fs::remove_dir_all(root.join(OFFERED.trim_start_matches('/'))).unwrap();
     name(root);
     let manager = Manager::Dpkg;

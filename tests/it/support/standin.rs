@@ -15,6 +15,7 @@ pub const VERSION: &str = "2.17.0";
 pub const RELEASE: &str = "snap202311131140";
 
 const COMMON: &str = include_str!("../data/standin/common.sh");
+const SERVERS: &str = include_str!("../data/standin/servers.sh");
 const TABLES: &str = include_str!("../data/standin/tables.txt");
 const COMMANDS: &str = include_str!("../data/standin/commands.sh");
 const CONFIGURE: &str = include_str!("../data/standin/xcatconfig.sh");
@@ -195,6 +196,7 @@ impl Manager {
             plain("/opt/xcat/lib/perl/xCAT/Version.pm", &version),
             plain("/opt/xcat/lib/perl/xCAT/Schema.pm", &schema()),
             plain("/opt/xcat/lib/standin/common.sh", COMMON),
+            plain("/opt/xcat/lib/standin/servers.sh", SERVERS),
             plain("/opt/xcat/lib/standin/tables.txt", TABLES),
             File::Folder("/opt/xcat/lib/perl/xCAT_schema".into()),
         ];

@@ -5,7 +5,7 @@
 LOG=/var/log/systemctl.log
 STATE=/run/systemctl
 OWN=/usr/lib/systemctl
-FOLDERS="/etc/systemd/system /run/systemd/system /usr/lib/systemd/system /lib/systemd/system"
+FOLDERS="/etc/systemd/system /run/systemd/system /usr/lib/systemd/system /lib/systemd/system /run/systemd/generator.late"
 
 mkdir -p /var/log "$STATE/active" "$STATE/failed"
 printf '%s\n' "$*" >> "$LOG"
@@ -60,6 +60,7 @@ file_state() {
     for link in /etc/systemd/system/*.wants/"$1"; do
         if [ -e "$link" ] || [ -L "$link" ]; then echo enabled; return; fi
     done
+    case "$(path_of "$1")" in /run/systemd/generator*) echo generated; return ;; esac
     if grep -q '^\[Install\]' "$(path_of "$1")"; then echo disabled; else echo static; fi
 }
 

@@ -2,6 +2,7 @@
 # Stand-in of the commands of a management node: which one is told by the name it is called by.
 ROOT="$STANDIN_ROOT"
 . "$ROOT/opt/xcat/lib/standin/common.sh"
+. "$ROOT/opt/xcat/lib/standin/servers.sh"
 NAME=$(basename "$0")
 log_call "$NAME" "$@"
 
@@ -165,6 +166,7 @@ makehosts() {
 
 makedns() {
     need_daemon
+    if has_named; then serve_names "$@"; return; fi
     zones="$ROOT/var/lib/bind"; conf="$ROOT/etc/bind/named.conf"
     [ -d "$ROOT/var/named" ] && { zones="$ROOT/var/named"; conf="$ROOT/etc/named.conf"; }
     mkdir -p "$zones" "$(dirname "$conf")"
@@ -181,6 +183,7 @@ makedns() {
 
 makedhcp() {
     need_daemon
+    if has_dhcpd; then serve_addresses "$@"; return; fi
     conf="$ROOT/etc/dhcp/dhcpd.conf"; leases="$ROOT/var/lib/dhcp/dhcpd.leases"
     [ -d "$ROOT/var/lib/dhcpd" ] && leases="$ROOT/var/lib/dhcpd/dhcpd.leases"
     mkdir -p "$(dirname "$conf")" "$(dirname "$leases")"
